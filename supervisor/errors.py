@@ -1,0 +1,157 @@
+"""Everything that can go wrong, as exceptions that know their HTTP status, their code and what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a start or a running child failed: one report, the same in HTTP, the log, `why` and the page."""
+
+    id: str
+    model: str
+    cause: str
+    """A stable word for programs, such as `model_file_truncated`."""
+    message: str
+    hint: str
+    phase: str
+    """`preparing`, `spawning`, `loading` or `serving`."""
+    at: str
+    """RFC 3339, UTC."""
+    exit_code: int | None = None
+    signal: str | None = None
+    elapsed_seconds: float | None = None
+    evidence: tuple[str, ...] = ()
+    """The child's own lines that say so."""
+    stderr_tail: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    """The argv with secrets replaced by `[redacted]`."""
+    binary: dict[str, str | None] | None = None
+    permanent: bool = False
+    """Whether trying again without changing anything is pointless."""
+    retry_after_seconds: float | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """The report without the message, which stands beside it in every answer."""
+        return {key: value for key, value in asdict(self).items() if key != "message"}
+
+
+class SupervisorError(Exception):
+    """Raised when a request or a command cannot be carried out; the base of all our errors."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    type: ClassVar[str] = "server_error"
+
+    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.retry_after = retry_after
+        """Seconds after which trying again makes sense."""
+
+
+class InvalidRequest(SupervisorError):
+    """Raised when a request cannot be understood: no JSON, no model, a field of the wrong type."""
+
+    status = 400
+    code = "invalid_request"
+    type = "invalid_request_error"
+
+
+class ModelNotFound(SupervisorError):
+    """Raised when no model, alias or variant has the requested name."""
+
+    status = 404
+    code = "model_not_found"
+    type = "invalid_request_error"
+
+
+class RouteNotFound(SupervisorError):
+    """Raised when no route has the requested path."""
+
+    status = 404
+    code = "not_found"
+    type = "invalid_request_error"
+
+
+class MethodNotAllowed(SupervisorError):
+    """Raised when a route exists but not for this method."""
+
+    status = 405
+    code = "method_not_allowed"
+    type = "invalid_request_error"
+
+
+class BodyTooLarge(SupervisorError):
+    """Raised when a request body exceeds `server.max_body`."""
+
+    status = 413
+    code = "request_too_large"
+    type = "invalid_request_error"
+
+
+class Forbidden(SupervisorError):
+    """Raised when a management route is called from somewhere it must not be."""
+
+    status = 403
+    code = "management_is_local"
+    type = "permission_error"
+
+
+class QueueFull(SupervisorError):
+    """Raised when too many requests wait already."""
+
+    status = 429
+    code = "queue_full"
+    type = "rate_limit_error"
+
+
+class CannotFit(SupervisorError):
+    """Raised when a model could never be loaded beside what must stay."""
+
+    status = 507
+    code = "cannot_fit"
+
+
+class ModelUnloaded(SupervisorError):
+    """Raised when a model was unloaded by hand while a request waited for its start."""
+
+    status = 503
+    code = "model_unloaded"
+
+
+class ShuttingDown(SupervisorError):
+    """Raised when the service is stopping."""
+
+    status = 503
+    code = "shutting_down"
+
+
+class UpstreamUnreachable(SupervisorError):
+    """Raised when a child that should be ready does not answer."""
+
+    status = 502
+    code = "upstream_unreachable"
+
+
+class ModelFailed(SupervisorError):
+    """Raised when a model could not start, or its child died before it answered."""
+
+    status = 503
+    code = "model_failed_to_start"
+    type = "model_failed_to_start"
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message, hint=failure.hint, retry_after=failure.retry_after_seconds)
+        self.failure = failure
+
+
+class ModelCrashed(ModelFailed):
+    """Raised when a child died while it served the request."""
+
+    status = 502
+    code = "model_crashed"
+    type = "model_crashed"
