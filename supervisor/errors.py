@@ -53,6 +53,10 @@ class SupervisorError(Exception):
         """Seconds after which trying again makes sense."""
 
 
+class InternalError(SupervisorError):
+    """Raised when the fault is ours."""
+
+
 class InvalidRequest(SupervisorError):
     """Raised when a request cannot be understood: no JSON, no model, a field of the wrong type."""
 
@@ -121,6 +125,14 @@ class ModelUnloaded(SupervisorError):
 
     status = 503
     code = "model_unloaded"
+
+
+class ModelNotLoaded(SupervisorError):
+    """Raised when a route that must not load a model is asked about one that is not loaded."""
+
+    status = 409
+    code = "model_not_loaded"
+    type = "invalid_request_error"
 
 
 class ShuttingDown(SupervisorError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -15,9 +14,7 @@ Scalar: TypeAlias = bool | int | float | str
 Option: TypeAlias = Scalar | tuple[Scalar, ...]
 """The value of a llama-server option: `true` is the bare flag, `false` its `--no-` form, a list repeats it."""
 
-Json: TypeAlias = "None | Scalar | tuple[Json, ...] | Mapping[str, Json]"
-
-EMPTY: Mapping[str, Json] = MappingProxyType({})
+Json: TypeAlias = "Scalar | tuple[Json, ...] | Mapping[str, Json] | None"
 
 
 class Management(Enum):
@@ -41,9 +38,9 @@ class Filters:
 
     strip: tuple[str, ...] = ()
     """Fields removed, whoever set them."""
-    defaults: Mapping[str, Json] = EMPTY
+    defaults: Mapping[str, Json] = field(default_factory=dict)
     """Fields set only where the client sent none (a variant's sampling)."""
-    force: Mapping[str, Json] = EMPTY
+    force: Mapping[str, Json] = field(default_factory=dict)
     """Fields set whatever the client sent."""
 
     def __bool__(self) -> bool:
@@ -87,7 +84,7 @@ class Model:
     aliases: tuple[str, ...] = ()
     variants: Mapping[str, Variant] = field(default_factory=dict)
     unlisted: bool = False
-    metadata: Mapping[str, Json] = EMPTY
+    metadata: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +92,7 @@ class Server:
     """The `[server]` table."""
 
     host: str = "127.0.0.1"
+    """An address or a name; empty is every interface."""
     port: int = 8080
     default_model: str | None = None
     max_loaded: int = 1

@@ -1,0 +1,73 @@
+"""`GET /status`: the whole fleet as JSON, for `ps`, `why` and whoever watches."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from supervisor import __version__
+from supervisor.api.listing import state_of, status
+from supervisor.runtime.vitals import resident_bytes
+
+if TYPE_CHECKING:
+    from supervisor.api.service import Service
+    from supervisor.config.values import Model
+
+
+def fleet_status(service: Service) -> dict[str, object]:
+    """Models with their processes, the queue, and the last failure of each model."""
+    now = time.monotonic()
+    fleet = service.pool.fleet
+    return {
+        "version": __version__,
+        "uptime_seconds": round(time.time() - service.started_at),
+        "closing": fleet.closing,
+        "max_loaded": service.config.server.max_loaded,
+        "models": [_model(service, model, now) for model in service.config.models.values()],
+        "queue": [
+            {"ticket": ticket.id, "model": ticket.model, "waiting_seconds": round(now - ticket.since, 3)}
+            for ticket in fleet.queue
+        ],
+        "failures": {
+            name: {"message": report.message, **report.as_json(), "current": name in fleet.failures}
+            for name, report in service.pool.reports.items()
+        },
+    }
+
+
+def _model(service: Service, model: Model, now: float) -> dict[str, object]:
+    inspection = service.inspection(model.id)
+    header = inspection.header if inspection else None
+    context = model.options.get("ctx-size")
+    return {
+        "id": model.id,
+        "state": state_of(service, model.id),
+        "status": status(service, model.id),
+        "pinned": model.pinned,
+        "size_bytes": inspection.size if inspection else None,
+        "quantisation": header.quantisation if header else None,
+        "context": context or (header.context_length if header else None),
+        "waiting": sum(ticket.model == model.id for ticket in service.pool.fleet.queue),
+        "problems": [problem.message for problem in inspection.problems] if inspection else [],
+        "process": _process(service, model, now),
+    }
+
+
+def _process(service: Service, model: Model, now: float) -> dict[str, object] | None:
+    live = service.pool.live(model.id)
+    run = service.pool.fleet.run_of(model.id)
+    if live is None or run is None:
+        return None
+    idle_left = None if model.ttl is None or live.leases else max(0.0, live.used_at + model.ttl - now)
+    return {
+        "run": live.id,
+        "pid": live.pid,
+        "endpoint": str(live.endpoint) if live.endpoint else None,
+        "memory_bytes": resident_bytes(live.pid) if live.pid else None,
+        "requests": live.leases,
+        "age_seconds": round(now - live.started_at, 3),
+        "ready_after_seconds": round(live.ready_seconds, 3) if live.ready_seconds is not None else None,
+        "unload_in_seconds": round(idle_left, 3) if idle_left is not None and run.is_open else None,
+        "retiring": run.retiring.value if run.retiring else None,
+        "tokens_per_second": live.child.tokens_per_second if live.child else None,
+    }

@@ -1,0 +1,31 @@
+"""What every face of the service looks at: the config, the names, the pool and what is known of the files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from supervisor.config.values import Config
+    from supervisor.fleet.names import Names
+    from supervisor.llama.preflight import Inspection
+    from supervisor.runtime.launcher import Launcher
+    from supervisor.runtime.logs import Logs
+    from supervisor.runtime.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The running service, to be looked at and asked."""
+
+    config: Config
+    names: Names
+    pool: Pool
+    launcher: Launcher
+    logs: Logs
+    started_at: int
+    """Seconds since the epoch."""
+
+    def inspection(self, model: str) -> Inspection | None:
+        """What the last look at this model's files found; None before the first."""
+        return self.launcher.inspections.get(model)

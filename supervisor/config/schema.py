@@ -1,0 +1,179 @@
+"""The keys of `models.toml`: the kind of each value, what it is for, its default.
+
+The one place that says so: reading the file and its JSON Schema both follow these tables. A key has the name of its
+field in `values`, or is turned into it by `toml`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from supervisor.config import quantities
+from supervisor.config.kinds import (
+    BOOLEAN,
+    COMMAND,
+    FILLED,
+    JSON,
+    OPTION,
+    STRING,
+    Key,
+    Kind,
+    dashed,
+    integer,
+    list_of,
+    of,
+    offering,
+    one_of,
+    record,
+    refused,
+    scalar,
+    table_of,
+)
+from supervisor.config.options import OPTIONS, SAMPLING
+from supervisor.config.problems import Mismatch
+from supervisor.config.values import Management, Transport
+
+if TYPE_CHECKING:
+    from supervisor.config.place import Place
+
+
+def _name(place: Place) -> str:
+    value = STRING.read(place)
+    return place.take_name(value)
+
+
+def _name_in_key(place: Place) -> str:
+    return place.take_name(str(place.key))
+
+
+def _variable(place: Place) -> str:
+    name = str(place.key)
+    if not name or "=" in name or "\0" in name:
+        raise Mismatch("the name of an environment variable")
+    return name
+
+
+def _variable_value(value: object) -> str:
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return str(scalar(value))
+    raise Mismatch("a string or an integer")
+
+
+def _field(name: str) -> str:
+    if not name:
+        raise Mismatch("the name of a field")
+    if name == "model":
+        raise Mismatch("any field but `model`", "`model` decides where a request goes")
+    return name
+
+
+def _field_of_request(value: object) -> str:
+    return _field(value if isinstance(value, str) else "")
+
+
+def _field_in_key(place: Place) -> str:
+    return _field(str(place.key))
+
+
+def _sampling(place: Place) -> str:
+    return _field(dashed(place))
+
+
+def _path_of_url(value: object) -> str:
+    if isinstance(value, str) and value.startswith("/"):
+        return value
+    raise Mismatch('a path such as "/health"')
+
+
+DURATION = of(quantities.duration, {"$ref": "#/$defs/duration"})
+POSITIVE_DURATION = of(quantities.positive_duration, {"$ref": "#/$defs/duration"})
+LIFETIME = of(quantities.lifetime, {"anyOf": [{"$ref": "#/$defs/duration"}, {"const": "never"}]})
+SIZE = of(quantities.size, {"$ref": "#/$defs/size"})
+POSITIVE_SIZE = of(quantities.positive_size, {"$ref": "#/$defs/size"})
+LISTEN = of(quantities.listen_address, {"type": "string", "examples": ["127.0.0.1:8080", ":8080", "[::1]:8080"]})
+ENVIRONMENT = table_of(of(_variable_value, {"type": ["string", "integer"]}), _variable)
+FIELDS = list_of(of(_field_of_request, {"type": "string", "not": {"const": "model"}}))
+SETTINGS = table_of(JSON, _field_in_key)
+SAMPLING_OPTIONS = offering(
+    table_of(OPTION, _sampling),
+    {name: {"description": each.description, **OPTION.json} for name, each in SAMPLING.items()},
+)
+
+SERVER = {
+    "listen": Key(LISTEN, "Where to listen, as HOST:PORT; `:8080` is every interface.", "127.0.0.1:8080"),
+    "default_model": Key(FILLED, "The model of a request that names none; not needed where there is only one."),
+    "max_loaded": Key(integer(1), "Models that may be in memory at the same time.", 1),
+    "max_queue": Key(integer(0), "Requests that may wait; the next one is told to come back later.", 1000),
+    "max_wait": Key(DURATION, "How long later requests may overtake a waiting one.", "1m"),
+    "drain_timeout": Key(DURATION, "How long an unload waits for requests in flight before it cuts them.", "30s"),
+    "stop_timeout": Key(DURATION, "How long a model's process gets to leave before it is killed.", "1s"),
+    "max_body": Key(POSITIVE_SIZE, "The largest request accepted.", "256MiB"),
+    "log_buffer": Key(SIZE, "How much of each model's output is kept.", "256KiB"),
+    "management": Key(
+        one_of({each.value: each for each in Management}),
+        "Who may load, unload and read logs without a key: this machine, private networks too, or anyone.",
+        "local",
+    ),
+    "log_level": Key(
+        one_of({word: word for word in ("debug", "info", "warning", "error")}), "How much we log ourselves.", "info"
+    ),
+}
+
+VARIANT = {
+    "description": Key(STRING, "What it is for, shown where models are listed."),
+    "unlisted": Key(BOOLEAN, "Leave it out where models are listed; requests may still name it.", False),
+    "sampling": Key(SAMPLING_OPTIONS, "Sampling for requests that do not set it themselves."),
+    "set_params": Key(SETTINGS, "Request fields that are set whatever the client sent."),
+    "strip_params": Key(FIELDS, "Request fields that are removed."),
+}
+
+MODEL = {
+    "name": Key(STRING, "A name for people, shown where models are listed."),
+    "description": Key(STRING, "What it is good for, shown where models are listed."),
+    "aliases": Key(list_of(Kind(_name, {"type": "string", "minLength": 1})), "Other names that requests may use."),
+    "unlisted": Key(BOOLEAN, "Leave it out where models are listed; requests may still name it.", False),
+    "variants": Key(
+        table_of(record(VARIANT), _name_in_key),
+        "More names for the same process, each with its own request parameters; a request names the key.",
+    ),
+    "sampling": Key(SAMPLING_OPTIONS, "Recommended sampling, used where a request does not set it itself."),
+    "set_params": Key(SETTINGS, "Request fields that are set whatever the client sent."),
+    "strip_params": Key(FIELDS, "Request fields that are removed."),
+    "ttl": Key(LIFETIME, "Unload the model when it was idle for so long.", "never"),
+    "pinned": Key(BOOLEAN, "Never unload it to make room for another model.", False),
+    "concurrency": Key(integer(1), "Requests sent to it at a time; without it llama-server queues by itself."),
+    "load_timeout": Key(POSITIVE_DURATION, "How long a start may go without a sign of life.", "2m"),
+    "check_endpoint": Key(
+        of(_path_of_url, {"type": "string", "pattern": "^/"}), "The path that answers 200 once it is ready.", "/health"
+    ),
+    "transport": Key(
+        one_of({each.value: each for each in Transport}), "How we talk to it: a unix socket or a TCP port.", "unix"
+    ),
+    "env": Key(ENVIRONMENT, "Environment variables for its process."),
+    "binary": Key(FILLED, "The llama-server to run; without it the first one found is used."),
+    "cmd": Key(COMMAND, "Run another server with this command, `${PORT}` in it; takes no llama-server options."),
+    "metadata": Key(table_of(JSON), "Anything you like, passed on where models are listed."),
+}
+
+SINGLE = ("name", "description", "aliases", "variants", "cmd")
+"""Keys of one model that make no sense for all."""
+
+DEFAULTS = {
+    name: Key(refused("a key that suits every model", "it belongs in [models.NAME]"), key.description)
+    if name in SINGLE
+    else key
+    for name, key in MODEL.items()
+}
+
+OFFERED = {name: {"description": description, **OPTION.json} for name, description in OPTIONS.items()}
+
+FILE = record(
+    {
+        "server": Key(record(SERVER), "The service itself."),
+        "defaults": Key(offering(record(DEFAULTS, OPTION), OFFERED), "What holds for every model that says no other."),
+        "models": Key(
+            table_of(offering(record(MODEL, OPTION), OFFERED), _name_in_key),
+            "The models; the key is the name that requests use.",
+        ),
+    }
+)

@@ -1,0 +1,151 @@
+"""From the text of `models.toml` to a `Config`: defaults put under models, variants' filters over their model's.
+
+Pure: the text, the directory and the environment come as arguments. Which keys there are is said in `schema`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from supervisor.config.filters import filters, merged, request_fields
+from supervisor.config.place import CONTROL, Place, Sheet
+from supervisor.config.problems import SHOWN_LENGTH, ConfigInvalid, Problem, nearest
+from supervisor.config.quantities import Address
+from supervisor.config.schema import FILE
+from supervisor.config.values import Config, Filters, Model, Server, Transport, Variant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from supervisor.config.values import Json, Option
+
+T = TypeVar("T")
+Fields = dict[str, object]
+
+SYNTAX_ERROR = re.compile(r"(?P<reason>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.S)
+MERGED = ("options", "sampling", "env", "metadata", "set_params")
+"""What a model has key by key on top of `[defaults]`; anything else replaces it."""
+LLAMA_ONLY = ("options", "sampling", "binary", "transport")
+"""What means nothing to a `cmd`."""
+
+
+def parse(text: str, *, base: Path, environ: Mapping[str, str]) -> Config:
+    """The config, or `ConfigInvalid` with everything that is wrong with it."""
+    sheet = Sheet(environ)
+    try:
+        root = Place(document(text), sheet)
+        file = FILE.read(root)
+        _check(root, file)
+    except RecursionError:
+        raise ConfigInvalid([Problem("config", "tables and lists that are less deeply nested")]) from None
+    if sheet.problems:
+        raise ConfigInvalid(sheet.problems)
+    return _config(file, base)
+
+
+def document(text: str) -> dict[str, object]:
+    """The tables of a TOML text; `ConfigInvalid` with line and column where it is none."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigInvalid([_syntax_problem(text, str(error))]) from error
+    except ValueError as error:  # an integer of more than 4300 digits
+        raise ConfigInvalid([Problem("config", "numbers of fewer digits")]) from error
+
+
+def _syntax_problem(text: str, message: str) -> Problem:
+    lines = text.split("\n")
+    match = SYNTAX_ERROR.fullmatch(message)
+    reason = match["reason"] if match else message
+    line, column = (int(match["line"]), int(match["column"])) if match and match["line"] else _end(lines)
+    found = CONTROL.sub("�", lines[line - 1].strip())[:SHOWN_LENGTH]  # a terminal obeys control characters
+    return Problem(f"line {line}, column {column}", "TOML", found, _uncapitalised(reason))
+
+
+def _end(lines: list[str]) -> tuple[int, int]:
+    return len(lines), len(lines[-1]) + 1
+
+
+def _uncapitalised(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _check(root: Place, file: Fields) -> None:
+    """What can be told only from several values together."""
+    for name, fields in _tables(file, "models"):
+        model = root.child("models").child(name)
+        if isinstance(model.written, dict) and "cmd" in model.written:
+            _check_cmd(model, fields)
+    default = _table(file, "server").get("default_model")
+    if isinstance(default, str) and default not in root.sheet.names:
+        _refuse_default(root.child("server").child("default_model"), root.sheet.names)
+
+
+def _check_cmd(model: Place, fields: Fields) -> None:
+    for option in (*_table(fields, "options"), *(key for key in ("sampling", "binary") if key in fields)):
+        place = model.child(option)
+        place.refuse("no llama-server option beside `cmd`", "say it in the command", found=str(place.key))
+    if fields.get("transport") is Transport.UNIX:
+        model.child("transport").refuse('"tcp"', "a `cmd` listens on the port that `${PORT}` names")
+
+
+def _refuse_default(place: Place, names: Mapping[str, Place]) -> None:
+    # The hint must not repeat a secret: it looks for what is written, among names that are written as they are.
+    meant = nearest(str(place.written), (name for name, each in names.items() if name in (each.written, each.key)))
+    place.refuse("the name of a model, an alias or a variant", f"did you mean `{meant}`?" if meant else "")
+
+
+def _config(file: Fields, base: Path) -> Config:
+    defaults = _table(file, "defaults")
+    models = {name: _model(name, _under(defaults, each)) for name, each in _tables(file, "models")}
+    return Config(base=base, server=_server(_table(file, "server")), models=models)
+
+
+def _server(fields: Fields) -> Server:
+    listen = fields.pop("listen", None)
+    return _made(Server, fields | (listen._asdict() if isinstance(listen, Address) else {}))
+
+
+def _under(defaults: Fields, fields: Fields) -> Fields:
+    """A model's fields with the defaults under them."""
+    if "cmd" in fields:
+        defaults = {key: value for key, value in defaults.items() if key not in LLAMA_ONLY}
+        fields = {"transport": Transport.TCP, **fields}
+    return {**defaults, **fields, **{key: _table(defaults, key) | _table(fields, key) for key in MERGED}}
+
+
+def _model(name: str, fields: Fields) -> Model:
+    own = _filters(fields)
+    variants = {key: _variant(own, each) for key, each in _tables(fields, "variants")}
+    rest = {key: value for key, value in fields.items() if key not in {"set_params", "strip_params"}}
+    return _made(Model, {**rest, "id": name, "filters": own, "variants": variants})
+
+
+def _variant(model: Filters, fields: Fields) -> Variant:
+    sampling = request_fields(cast("Mapping[str, Option]", _table(fields, "sampling")))
+    rest = {key: value for key, value in fields.items() if key in {"description", "unlisted"}}
+    return _made(Variant, {**rest, "filters": merged(model, _filters(fields, sampling))})
+
+
+def _filters(fields: Fields, defaults: Mapping[str, Json] | None = None) -> Filters:
+    return filters(
+        cast("tuple[str, ...]", fields.get("strip_params", ())),
+        defaults=defaults,
+        force=cast("Mapping[str, Json]", _table(fields, "set_params")),
+    )
+
+
+def _table(fields: Fields, key: str) -> Fields:
+    return cast("Fields", fields.get(key, {}))
+
+
+def _tables(fields: Fields, key: str) -> Iterable[tuple[str, Fields]]:
+    return cast("dict[str, Fields]", fields.get(key, {})).items()
+
+
+def _made(make: Callable[..., T], fields: Mapping[str, object]) -> T:
+    """The value made of fields that `schema` has checked; a test pins that their names and types agree."""
+    return make(**fields)

@@ -1,0 +1,157 @@
+"""What people see: tables, reports and bars with rich on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+STATE_STYLES = {
+    "ready": "green",
+    "busy": "bold green",
+    "loading": "yellow",
+    "draining": "yellow",
+    "stopping": "yellow",
+    "failed": "bold red",
+    "cold": "dim",
+}
+ROWS_SHOWN = 50
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def set_up_logging(level: str) -> None:
+    """Our log on stderr: coloured for people, one plain line each for the journal."""
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False, log_time_format="%X")
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("supervisor").setLevel(level.upper())
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Cutting an answer on purpose is logged where it happens; uvicorn's word for it would puzzle people."""
+    return "without completing response" not in record.getMessage()
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
+    """A table on a terminal; elsewhere one line per row, its cells separated by tabs."""
+    if not console.is_terminal:
+        for row in rows:
+            console.print("\t".join(str(cell) for cell in row), markup=False)
+        return
+    shown = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in headings:
+        shown.add_column(heading, justify="right" if heading in {"size", "memory", "context", "pid"} else "left")
+    for row in rows:
+        shown.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    console.print(shown)
+
+
+def models_table(models: Sequence[Mapping[str, Any]]) -> None:
+    """The models of a config: what they are, and whether their files are all right."""
+    rows = [
+        (
+            model["id"],
+            size(model["size_bytes"]),
+            model["quantisation"] or "",
+            str(model["context"] or ""),
+            Text("; ".join(model["problems"]), "red") if model["problems"] else Text("ok", "green"),
+        )
+        for model in models[:ROWS_SHOWN]
+    ]
+    table(("model", "size", "quantisation", "context", "files"), rows)
+    if len(models) > ROWS_SHOWN:
+        console.print(f"… and {len(models) - ROWS_SHOWN} more; `llama-supervise check` shows all")
+
+
+def processes_table(models: Sequence[Mapping[str, Any]]) -> None:
+    """What every model does right now."""
+    table(
+        ("model", "state", "pid", "memory", "requests", "waiting", "unload in", "tokens/s", "address"),
+        [_process_row(model, model["process"] or {}) for model in models],
+    )
+
+
+def _process_row(model: Mapping[str, Any], process: Mapping[str, Any]) -> Sequence[str | Text]:
+    state = model["state"]
+    progress = model["status"].get("progress")
+    if progress:
+        state = f"{state} {progress['value']:.0%}"
+    left = process.get("unload_in_seconds")
+    speed = process.get("tokens_per_second")
+    return (
+        model["id"],
+        Text(state, STATE_STYLES.get(model["state"], "")),
+        str(process.get("pid") or ""),
+        size(process.get("memory_bytes")),
+        str(process.get("requests", "")),
+        str(model["waiting"] or ""),
+        "pinned" if model["pinned"] else duration(left) if left is not None else "",
+        f"{speed:.1f}" if speed else "",
+        process.get("endpoint") or "",
+    )
+
+
+def report(failure: Mapping[str, Any]) -> None:
+    """A failure report for people."""
+    console.print(Text(failure["message"], "bold red"))
+    facts = {
+        "hint": failure.get("hint"),
+        "cause": failure.get("cause"),
+        "when": f"{failure.get('at')}, while {failure.get('phase')}",
+        "exit code": failure.get("exit_code"),
+        "signal": failure.get("signal"),
+        "binary": " ".join(str(part) for part in (failure.get("binary") or {}).values() if part),
+        "command": " ".join(failure.get("command") or ()),
+    }
+    for name, value in facts.items():
+        if value not in (None, ""):
+            console.print(Text.assemble((f"{name}: ", "dim"), str(value)))
+    for title in ("evidence", "stderr_tail"):
+        if failure.get(title):
+            console.print(Text(title.replace("_", " "), "dim"))
+            for line in failure[title]:
+                console.print(Text(f"  {line}"))
+
+
+def complain(message: str, hint: str = "") -> None:
+    """An error of a command."""
+    errors.print(Text.assemble(("error: ", "bold red"), message))
+    if hint:
+        errors.print(Text.assemble(("hint: ", "bold"), hint))
+
+
+def size(count: int | None) -> str:
+    """Bytes for people."""
+    if count is None:
+        return ""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}m{rest:02}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}m"

@@ -1,0 +1,155 @@
+"""Who may run now. One event in, one fleet and some actions out; no clock, no I/O, no await.
+
+Record what happened, then apply the rules in order. Grant stands before make_room, so a swap first serves everybody
+who waits for the loaded model; victims are marked at once, so later requests for a victim queue behind the swap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, assert_never
+
+from supervisor.errors import ModelFailed, ModelUnloaded, ShuttingDown, SupervisorError
+from supervisor.fleet.rules import grant, make_room, refuse, retire, spawn, stop
+from supervisor.fleet.values import (
+    Abandoned,
+    Action,
+    BecameReady,
+    Checked,
+    Closing,
+    Event,
+    Exited,
+    Fleet,
+    Phase,
+    Reason,
+    Refuse,
+    Released,
+    Requested,
+    Run,
+    Tick,
+    UnloadAsked,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from supervisor.errors import Failure
+    from supervisor.fleet.values import Ticket
+
+RULES: tuple[Callable[[Fleet, float], tuple[Fleet, tuple[Action, ...]]], ...] = (
+    refuse,
+    grant,
+    retire,
+    make_room,
+    stop,
+    spawn,
+)
+
+
+def decide(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action, ...]]:
+    """The fleet after this event, and what has to be done about it, in order."""
+    fleet, actions = record(fleet, event, now)
+    for rule in RULES:
+        fleet, more = rule(fleet, now)
+        actions += more
+    return fleet, actions
+
+
+def next_deadline(fleet: Fleet, now: float) -> float | None:
+    """When the planner wants to hear a `Tick`, if nothing else happens before.
+
+    A busy run's idle time starts when it is released, at the earliest now; looking again then costs less than
+    telling the planner of every lease.
+    """
+    idle = [
+        (now if run.leases else run.used_at) + run.model.ttl
+        for run in fleet.runs
+        if run.is_open and run.model.ttl is not None
+    ]
+    cuts = [run.cut_at for run in fleet.runs if run.cut_at is not None and run.phase is not Phase.STOPPING]
+    return min(idle + cuts, default=None)
+
+
+def record(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action, ...]]:
+    """Write down what happened; the answers here are those that only this event can give."""
+    match event:
+        case Requested(ticket):
+            return replace(fleet, queue=(*fleet.queue, ticket)), ()
+        case Abandoned(ticket_id):
+            return replace(fleet, queue=tuple(t for t in fleet.queue if t.id != ticket_id)), ()
+        case BecameReady(run_id):
+            return _became_ready(fleet, run_id, now), ()
+        case Exited(run_id, failure):
+            return _exited(fleet, run_id, failure)
+        case Checked(model, failure):
+            return _with_failure(fleet, model, failure), ()
+        case UnloadAsked(model, force):
+            return _unload(fleet, model, now, force=force)
+        case Closing():
+            return _close(fleet, now)
+        case Released() | Tick():
+            return fleet, ()
+        case _:
+            assert_never(event)
+
+
+def _became_ready(fleet: Fleet, run_id: int, now: float) -> Fleet:
+    run = next((run for run in fleet.runs if run.id == run_id and run.phase is Phase.STARTING), None)
+    if run is None:
+        return fleet  # it is already being stopped
+    return _with_failure(fleet.with_run(replace(run, phase=Phase.READY, used_at=now)), run.model.id, None)
+
+
+def _exited(fleet: Fleet, run_id: int, failure: Failure | None) -> tuple[Fleet, tuple[Action, ...]]:
+    run = next((run for run in fleet.runs if run.id == run_id), None)
+    if run is None:
+        return fleet, ()
+    fleet = replace(fleet, runs=tuple(other for other in fleet.runs if other.id != run_id))
+    if failure is None:
+        return fleet, ()
+    fleet = _with_failure(fleet, run.model.id, failure)
+    if run.phase is not Phase.STARTING:
+        return fleet, ()  # a crash while serving: whoever waits gets a fresh start
+    return _dismiss(fleet, lambda ticket: ticket.model == run.model.id, lambda _: ModelFailed(failure))
+
+
+def _with_failure(fleet: Fleet, model: str, failure: Failure | None) -> Fleet:
+    if failure is None and model not in fleet.failures:
+        return fleet
+    rest = {name: old for name, old in fleet.failures.items() if name != model}
+    return replace(fleet, failures=rest if failure is None else {**rest, model: failure})
+
+
+def _unload(fleet: Fleet, model: str | None, now: float, *, force: bool) -> tuple[Fleet, tuple[Action, ...]]:
+    """An unload ends a load that is under way, or it would be undone by those who wait for it."""
+    chosen = [run for run in fleet.runs if model in {None, run.model.id}]
+    loading = {run.model.id for run in chosen if run.phase is Phase.STARTING}
+    grace = 0.0 if force else fleet.config.server.drain_timeout
+    for run in chosen:
+        fleet = fleet.with_run(_retired(run, Reason.UNLOADED, cut_at=now + grace))
+    return _dismiss(
+        fleet,
+        lambda ticket: ticket.model in loading,
+        lambda ticket: ModelUnloaded(f"`{ticket.model}` was unloaded while it was loading"),
+    )
+
+
+def _close(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
+    cut_at = now + fleet.config.server.drain_timeout
+    runs = tuple(_retired(run, Reason.CLOSING, cut_at=cut_at) for run in fleet.runs)
+    return _dismiss(replace(fleet, runs=runs, closing=True), lambda _: True, lambda _: ShuttingDown("shutting down"))
+
+
+def _retired(run: Run, reason: Reason, *, cut_at: float) -> Run:
+    earliest = cut_at if run.cut_at is None else min(cut_at, run.cut_at)
+    return replace(run, retiring=reason, cut_at=earliest)
+
+
+def _dismiss(
+    fleet: Fleet, chosen: Callable[[Ticket], bool], error: Callable[[Ticket], SupervisorError]
+) -> tuple[Fleet, tuple[Action, ...]]:
+    gone = [ticket for ticket in fleet.queue if chosen(ticket)]
+    if not gone:
+        return fleet, ()
+    queue = tuple(ticket for ticket in fleet.queue if not chosen(ticket))
+    return replace(fleet, queue=queue), tuple(Refuse(ticket.id, error(ticket)) for ticket in gone)

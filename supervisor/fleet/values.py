@@ -1,0 +1,228 @@
+"""The planner's vocabulary: what runs, who waits, what happened (events) and what to do (actions). Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TYPE_CHECKING, NewType, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from supervisor.config.values import Config, Model
+    from supervisor.errors import Failure, SupervisorError
+
+RunId = NewType("RunId", int)
+TicketId = NewType("TicketId", int)
+
+Amounts: TypeAlias = "Mapping[str, int]"
+"""How much of each resource; today the only one is `models`, memory per device will be more of the same."""
+
+
+class Phase(Enum):
+    """Where a run is in its life. A model without a run is cold."""
+
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+
+
+class Reason(Enum):
+    """Why a run takes no new leases and leaves when its last one ends."""
+
+    IDLE = "idle"
+    EVICTED = "evicted"
+    UNLOADED = "unloaded"
+    CLOSING = "closing"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One child process, from the decision to spawn it until it is gone."""
+
+    id: RunId
+    model: Model
+    phase: Phase
+    started_at: float
+    used_at: float
+    leases: int = 0
+    retiring: Reason | None = None
+    cut_at: float | None = None
+    """When its leases are no longer waited for."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be given another lease at all."""
+        return self.phase is Phase.READY and self.retiring is None
+
+    @property
+    def is_full(self) -> bool:
+        return self.model.concurrency is not None and self.leases >= self.model.concurrency
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether its memory comes back without anybody doing more."""
+        return self.retiring is not None or self.phase is Phase.STOPPING
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One request that waits for a run of its model."""
+
+    id: TicketId
+    model: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Everything the planner knows."""
+
+    config: Config
+    runs: tuple[Run, ...] = ()
+    queue: tuple[Ticket, ...] = ()
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+    """The last failure of each model that has not become ready since."""
+    spawned: int = 0
+    closing: bool = False
+
+    @property
+    def budget(self) -> Amounts:
+        return {"models": self.config.server.max_loaded}
+
+    @property
+    def wanted(self) -> Iterator[str]:
+        """The models somebody waits for, in queue order, each once."""
+        return iter(dict.fromkeys(ticket.model for ticket in self.queue))
+
+    def run_of(self, model: str) -> Run | None:
+        """The run that serves or will serve this model: the youngest that is not leaving, else a leaving one."""
+        runs = [run for run in self.runs if run.model.id == model]
+        return next((run for run in runs if not run.is_leaving), runs[-1] if runs else None)
+
+    def with_run(self, run: Run) -> Fleet:
+        """The same fleet with this run in the place of its former self."""
+        return replace(self, runs=tuple(run if run.id == old.id else old for old in self.runs))
+
+    def recounted(self, leases: Mapping[RunId, tuple[int, float]]) -> Fleet:
+        """The same fleet with leases and last use as they were counted outside the planner."""
+        return replace(
+            self,
+            runs=tuple(
+                replace(run, leases=leases[run.id][0], used_at=leases[run.id][1]) if run.id in leases else run
+                for run in self.runs
+            ),
+        )
+
+    def __repr__(self) -> str:
+        phases = [run.phase for run in self.runs]
+        counts = ", ".join(f"{phases.count(phase)} {phase.value}" for phase in Phase if phase in phases)
+        return f"<Fleet [{counts or 'cold'} | {len(self.queue)} queued{' | closing' if self.closing else ''}]>"
+
+
+def needs(model: Model) -> Amounts:
+    """What a run of this model takes away from the budget while its process lives."""
+    return {"models": 1}
+
+
+# Events: what happened.
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """A request arrived that could not be served on the spot."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """A waiting request's client went away."""
+
+    ticket: TicketId
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A lease ended while somebody waits or the run is retiring."""
+
+    run: RunId
+
+
+@dataclass(frozen=True, slots=True)
+class BecameReady:
+    """A child says that it can serve."""
+
+    run: RunId
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """A process is gone and its resources with it; `failure` when we did not ask for that."""
+
+    run: RunId
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A look at a model without starting it found this; None when nothing is wrong."""
+
+    model: str
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadAsked:
+    """Somebody wants a model (None: all) out of memory; `force` does not wait for its requests."""
+
+    model: str | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The service is going down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event: TypeAlias = Requested | Abandoned | Released | BecameReady | Exited | Checked | UnloadAsked | Closing | Tick
+
+# Actions: what to do.
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start the child of this run."""
+
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """End the child of this run; requests it still serves are cut."""
+
+    run: RunId
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Let this request through to this run, and count the lease."""
+
+    ticket: TicketId
+    run: RunId
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answer this request with an error."""
+
+    ticket: TicketId
+    error: SupervisorError
+
+
+Action: TypeAlias = Spawn | Terminate | Grant | Refuse

@@ -1,0 +1,94 @@
+"""Websockets to a child, message by message; the lease lasts as long as the socket."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from websockets.asyncio.client import connect, unix_connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from supervisor.errors import SupervisorError
+from supervisor.llama.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
+from supervisor.proxy.relay import addressed_model
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+    from websockets.asyncio.client import ClientConnection
+
+    from supervisor.fleet.names import Names
+    from supervisor.runtime.pool import Pool
+
+logger = logging.getLogger("supervisor.proxy")
+
+TRY_AGAIN_LATER = 1013
+ENDED_ABNORMALLY = 1011
+
+
+class WebSocketProxy:
+    """Serves websockets under `/upstream/MODEL/PATH`."""
+
+    def __init__(self, pool: Pool, names: Names) -> None:
+        self._pool = pool
+        self._names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = WebSocket(scope, receive, send)
+        try:
+            model, path = addressed_model(self._names, scope["raw_path"])
+            with await self._pool.lease(model.model) as run:
+                assert run.endpoint is not None
+                await _tunnel(client, run.endpoint, path.decode("latin-1"))
+        except SupervisorError as exc:
+            with contextlib.suppress(RuntimeError):
+                await client.close(TRY_AGAIN_LATER, reason=exc.message[:120])
+
+
+async def _tunnel(client: WebSocket, endpoint: Endpoint, path: str) -> None:
+    query = client.scope["query_string"].decode("latin-1")
+    target = f"{path}?{query}" if query else path
+    try:
+        async with _connected(endpoint, target, client.scope.get("subprotocols") or None) as child:
+            await client.accept(subprotocol=child.subprotocol)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_to_child, client, child, tasks.cancel_scope)
+                await _to_client(child, client)
+                tasks.cancel_scope.cancel()
+    except (OSError, InvalidHandshake) as exc:
+        await client.close(ENDED_ABNORMALLY, reason=str(exc)[:120])
+
+
+def _connected(endpoint: Endpoint, target: str, subprotocols: Any) -> connect:
+    options = {"subprotocols": subprotocols, "max_size": None, "compression": None, "proxy": None}
+    match endpoint:
+        case UnixEndpoint(path):
+            return unix_connect(str(path), uri=f"ws://localhost{target}", **options)
+        case TcpEndpoint(port, host):
+            return connect(f"ws://{host}:{port}{target}", **options)
+
+
+async def _to_child(client: WebSocket, child: ClientConnection, scope: anyio.CancelScope) -> None:
+    try:
+        while True:
+            message = await client.receive()
+            if message["type"] == "websocket.disconnect":
+                break
+            data = message.get("text")
+            await child.send(message["bytes"] if data is None else data)
+    except (ConnectionClosed, WebSocketDisconnect):
+        pass
+    scope.cancel()
+
+
+async def _to_client(child: ClientConnection, client: WebSocket) -> None:
+    try:
+        async for message in child:
+            await (client.send_text(message) if isinstance(message, str) else client.send_bytes(message))
+        await client.close(child.close_code or 1000, child.close_reason)
+    except ConnectionClosed:
+        await client.close(ENDED_ABNORMALLY)
+    except WebSocketDisconnect:
+        pass

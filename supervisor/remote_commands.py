@@ -1,0 +1,172 @@
+"""The commands that ask a running service: ps, load, unload, logs, why."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+import msgspec.json
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from supervisor import console
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+POLL_SECONDS = 0.2
+
+
+class Remote:
+    """A running service, seen from a terminal. Every method returns an exit code."""
+
+    def __init__(self, url: str, *, as_json: bool) -> None:
+        self._url = url
+        self._as_json = as_json
+        self._http = httpx.Client(base_url=url, trust_env=False, timeout=30.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def ps(self) -> int:
+        """What every model does right now."""
+        status = self._get("/status")
+        if status is None:
+            return 1
+        if self._as_json:
+            _print_json(status)
+        else:
+            console.processes_table(status["models"])
+            if status["queue"]:
+                console.console.print(f"{len(status['queue'])} request(s) waiting")
+        return 0
+
+    def load(self, name: str) -> int:
+        """Load a model, showing how it goes; 1 with its report when it fails."""
+        before = self._get("/status")
+        if before is None or not self._post("/models/load", {"model": name}):
+            return 1
+        entry = self._get(f"/v1/models/{name}")
+        if entry is None:
+            return 1
+        model = entry.get("variant_of", entry["id"])
+        old = before["failures"].get(model, {}).get("id")
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[stage]}"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=console.console, disable=not console.console.is_terminal) as bar:
+            task = bar.add_task(f"loading {model}", total=1.0, stage="")
+            while True:
+                status = self._get("/status")
+                if status is None:
+                    return 1
+                found = next(row for row in status["models"] if row["id"] == model)
+                failure = status["failures"].get(model)
+                if found["state"] in {"ready", "busy"}:
+                    bar.update(task, completed=1.0, stage="ready")
+                    break
+                if failure is not None and failure["id"] != old and failure["current"]:
+                    bar.stop()
+                    return self._failed(failure)
+                progress = found["status"].get("progress") or {}
+                bar.update(task, completed=progress.get("value", 0.0), stage=progress.get("stage", ""))
+                time.sleep(POLL_SECONDS)
+        if self._as_json:
+            _print_json(found)
+        else:
+            console.console.print(f"{model} is ready (pid {found['process']['pid']})")
+        return 0
+
+    def unload(self, name: str | None, *, force: bool) -> int:
+        """Unload a model and wait until it is gone; without a name, all."""
+        models = [name] if name else [row["id"] for row in (self._get("/status") or {"models": []})["models"]]
+        for model in models:
+            if not self._post("/models/unload", {"model": model, "force": force}):
+                return 1
+        while any(row["process"] for row in self._rows(models)):
+            time.sleep(POLL_SECONDS)
+        return 0
+
+    def logs(self, name: str, *, follow: bool) -> int:
+        """What a model printed; with `follow`, what it prints from now on too."""
+        try:
+            path = f"/logs/stream/{name}" if follow else f"/logs/{name}"
+            with self._http.stream("GET", path, timeout=None) as answer:
+                if answer.status_code != httpx.codes.OK:
+                    answer.read()
+                    return self._refused(answer)
+                for text in answer.iter_text():
+                    sys.stdout.write(text)
+                    sys.stdout.flush()
+        except httpx.HTTPError as exc:
+            return self._unreachable(exc)
+        return 0
+
+    def why(self, name: str) -> int:
+        """The last failure of a model."""
+        entry, status = self._get(f"/v1/models/{name}"), self._get("/status")
+        if entry is None or status is None:
+            return 1
+        model = entry.get("variant_of", entry["id"])
+        failure = status["failures"].get(model)
+        if self._as_json:
+            _print_json(failure)
+        elif failure is None:
+            console.console.print(f"{model} has not failed since the service started")
+        else:
+            console.report(failure)
+            if not failure["current"]:
+                console.console.print("It has started since.")
+        return 0
+
+    def _rows(self, models: list[str]) -> list[dict[str, Any]]:
+        status = self._get("/status") or {"models": []}
+        return [row for row in status["models"] if row["id"] in models]
+
+    def _failed(self, failure: Mapping[str, Any]) -> int:
+        if self._as_json:
+            _print_json(failure)
+        else:
+            console.report(failure)
+        return 1
+
+    def _get(self, path: str) -> dict[str, Any] | None:
+        return self._answer("GET", path, None)
+
+    def _post(self, path: str, fields: Mapping[str, object]) -> bool:
+        return self._answer("POST", path, fields) is not None
+
+    def _answer(self, method: str, path: str, fields: Mapping[str, object] | None) -> dict[str, Any] | None:
+        try:
+            answer = self._http.request(method, path, json=fields)
+        except httpx.HTTPError as exc:
+            self._unreachable(exc)
+            return None
+        if answer.status_code != httpx.codes.OK:
+            self._refused(answer)
+            return None
+        body: dict[str, Any] = answer.json()
+        return body
+
+    def _refused(self, answer: httpx.Response) -> int:
+        try:
+            message = answer.json()["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            message = f"{answer.status_code} from {answer.url}"
+        console.complain(message)
+        return 1
+
+    def _unreachable(self, exc: httpx.HTTPError) -> int:
+        console.complain(f"no service answers at {self._url} ({exc})", "start it, or give `--url`")
+        return 1
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value)).decode() + "\n")

@@ -1,0 +1,89 @@
+"""The living side of a run: its leases, its process, and what is known of it right now."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from supervisor.errors import Failure
+    from supervisor.fleet.values import Run
+    from supervisor.llama.endpoint import Endpoint
+    from supervisor.runtime.child import Child
+
+
+class LiveRun:
+    """What the planner calls a run, while it lives. The hot path counts leases here."""
+
+    __slots__ = (
+        "_on_end",
+        "child",
+        "endpoint",
+        "failure",
+        "gone",
+        "id",
+        "leases",
+        "model",
+        "ready_payload",
+        "ready_seconds",
+        "scope",
+        "slots",
+        "started_at",
+        "used_at",
+    )
+
+    def __init__(self, run: Run) -> None:
+        self.id = run.id
+        self.model = run.model
+        self.slots = run.model.concurrency
+        self.leases = run.leases
+        self.started_at = run.started_at
+        self.used_at = run.used_at
+        self.endpoint: Endpoint | None = None
+        self.child: Child | None = None
+        self.ready_payload: Mapping[str, object] = {}
+        """What the child says of its model once it is ready."""
+        self.ready_seconds: float | None = None
+        """How long the start took."""
+        self.failure: Failure | None = None
+        self.gone = asyncio.Event()
+        self.scope = anyio.CancelScope()
+        self._on_end: list[Callable[[], None]] = []
+
+    @property
+    def pid(self) -> int | None:
+        return self.child.pid if self.child else None
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call this when the run is asked to leave, or has left by itself."""
+        self._on_end.append(callback)
+
+    def terminate(self) -> None:
+        """Cut the requests it still serves and end its process."""
+        self._run_callbacks()
+        self.scope.cancel()
+
+    def end(self, failure: Failure | None) -> None:
+        """The process is gone."""
+        self.failure = failure
+        self.gone.set()
+        self._run_callbacks()
+
+    def became_ready(self, payload: Mapping[str, object], now: float) -> None:
+        """The child serves."""
+        self.ready_payload = payload
+        self.ready_seconds = now - self.started_at
+        self.used_at = now
+
+    def _run_callbacks(self) -> None:
+        while self._on_end:
+            self._on_end.pop()()
+
+    def __repr__(self) -> str:
+        age = time.monotonic() - self.started_at
+        return f"<LiveRun {self.id} {self.model.id} [pid {self.pid} | {self.leases} leases | {age:.1f} s]>"

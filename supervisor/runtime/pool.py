@@ -1,0 +1,279 @@
+"""The pool: tells the planner what happened and does what it decides. One arrow in (events), one out (actions).
+
+`_step` is a plain function: it replaces the fleet and performs the actions, none of which blocks. While a run is open
+and nobody waits for it, leases are only counted here; the planner sees the exact counts whenever it decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Self, assert_never
+
+import anyio
+
+from supervisor.errors import SupervisorError
+from supervisor.fleet.planner import decide, next_deadline
+from supervisor.fleet.values import (
+    Abandoned,
+    BecameReady,
+    Checked,
+    Closing,
+    Exited,
+    Fleet,
+    Grant,
+    Phase,
+    Refuse,
+    Released,
+    Requested,
+    RunId,
+    Spawn,
+    Terminate,
+    Tick,
+    Ticket,
+    TicketId,
+    UnloadAsked,
+)
+from supervisor.runtime.live import LiveRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from supervisor.config.values import Config
+    from supervisor.errors import Failure
+    from supervisor.fleet.values import Action, Event
+    from supervisor.runtime.launcher import Launcher
+
+logger = logging.getLogger("supervisor.pool")
+
+
+class Lease:
+    """A request's hold on a run: while it lasts the run stays. Use as a context manager."""
+
+    __slots__ = ("_pool", "run")
+
+    def __init__(self, pool: Pool, run: LiveRun) -> None:
+        self._pool = pool
+        self.run = run
+
+    def __enter__(self) -> LiveRun:
+        return self.run
+
+    def __exit__(self, *_: object) -> None:
+        self._pool._release(self.run)
+
+
+class Pool:
+    """All children of one config, and everybody who waits for them."""
+
+    def __init__(self, config: Config, launcher: Launcher, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.config = config
+        self.fleet = Fleet(config)
+        self.reports: dict[str, Failure] = {}
+        """The last report of every model that ever failed, whatever happened to it since."""
+        self._launcher = launcher
+        self._clock = clock
+        self._runs: dict[RunId, LiveRun] = {}
+        self._open: dict[str, LiveRun] = {}
+        """Runs that may be leased without asking the planner, by model."""
+        self._gates: dict[TicketId, asyncio.Future[LiveRun]] = {}
+        self._tickets = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._changed = asyncio.Event()
+        self.checked = asyncio.Event()
+        """Set once every model has been looked at."""
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._tasks.start_soon(self._check_all)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Refuse who waits, let requests in flight finish up to `drain_timeout`, end every child."""
+        with anyio.CancelScope(shield=True):
+            self.close()
+            while self._runs:
+                await self._changed.wait()
+        self._cancel_timer()
+        self._tasks.cancel_scope.cancel()
+        await self._stack.__aexit__(exc_type, exc, traceback)
+
+    # What others ask for.
+
+    async def lease(self, model: str) -> Lease:
+        """Hold on to a ready run of this model, starting it if need be.
+
+        Raises a `SupervisorError`: the model failed, does not fit, the queue is full, we are closing.
+        """
+        run = self._open.get(model)
+        if run is not None and (run.slots is None or run.leases < run.slots):
+            run.leases += 1
+            return Lease(self, run)
+        return Lease(self, await self._wait(model))
+
+    def start_loading(self, model: str) -> None:
+        """Load this model in the background, as if a request had come for it."""
+        self._tasks.start_soon(self._load, model)
+
+    async def load(self, model: str) -> None:
+        """Load this model and return when it is ready; raises like `lease`."""
+        with await self.lease(model):
+            pass
+
+    async def unload(self, model: str | None = None, *, force: bool = False) -> None:
+        """Unload a model (None: all) and return when its process is gone."""
+        leaving = {run.id for run in self._runs.values() if model in {None, run.model.id}}
+        self._step(UnloadAsked(model, force))
+        while leaving & self._runs.keys():
+            await self._changed.wait()
+
+    def start_unloading(self, model: str, *, force: bool = False) -> None:
+        """Unload a model; do not wait."""
+        self._step(UnloadAsked(model, force))
+
+    def close(self, *, force: bool = False) -> None:
+        """Take no more requests and start to end everything; `force` does not wait for requests in flight."""
+        if not self.fleet.closing:
+            self._step(Closing())
+        if force:
+            self._step(UnloadAsked(force=True))
+
+    def live(self, model: str) -> LiveRun | None:
+        """The process behind a model, whatever its phase."""
+        run = self.fleet.run_of(model)
+        return self._runs.get(run.id) if run else None
+
+    def live_run(self, run: RunId) -> LiveRun | None:
+        """The living side of a run."""
+        return self._runs.get(run)
+
+    # One arrow in, one arrow out.
+
+    def _step(self, event: Event) -> None:
+        now = self._clock()
+        fleet = self.fleet.recounted({run.id: (run.leases, run.used_at) for run in self._runs.values()})
+        self.fleet, actions = decide(fleet, event, now)
+        logger.debug("%s -> %s -> %r", event, actions, self.fleet)
+        for action in actions:
+            self._perform(action)
+        self._reopen()
+        self._arm(now)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Spawn(run):
+                live = LiveRun(run)
+                self._runs[run.id] = live
+                self._tasks.start_soon(self._live, live)
+            case Terminate(run_id):
+                live = self._runs[run_id]
+                logger.info("stopping %s (run %s, pid %s)", live.model.id, run_id, live.pid)
+                live.terminate()
+            case Grant(ticket, run_id):
+                self._runs[run_id].leases += 1
+                self._gates.pop(ticket).set_result(self._runs[run_id])
+            case Refuse(ticket, error):
+                self._gates.pop(ticket).set_exception(error)
+            case _:
+                assert_never(action)
+
+    def _reopen(self) -> None:
+        waiting = {ticket.model for ticket in self.fleet.queue}
+        self._open = {
+            run.model.id: self._runs[run.id] for run in self.fleet.runs if run.is_open and run.model.id not in waiting
+        }
+
+    def _arm(self, now: float) -> None:
+        self._cancel_timer()
+        deadline = next_deadline(self.fleet, now)
+        if deadline is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(deadline - now, 0.0), self._step, Tick())
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # Who waits.
+
+    async def _wait(self, model: str) -> LiveRun:
+        self._tickets += 1
+        ticket = Ticket(TicketId(self._tickets), model, self._clock())
+        gate: asyncio.Future[LiveRun] = asyncio.get_running_loop().create_future()
+        self._gates[ticket.id] = gate
+        self._step(Requested(ticket))
+        try:
+            run = await gate
+        except asyncio.CancelledError:
+            # A refusal, or a grant that came in the same moment, has an owner no more.
+            if gate.cancelled() or not gate.done():
+                self._gates.pop(ticket.id, None)
+                self._step(Abandoned(ticket.id))
+            elif gate.exception() is None:
+                self._release(gate.result())
+            raise
+        return run
+
+    def _release(self, run: LiveRun) -> None:
+        run.leases -= 1
+        run.used_at = self._clock()
+        if (self.fleet.queue or self._open.get(run.model.id) is not run) and run.id in self._runs:
+            self._step(Released(run.id))
+
+    async def _load(self, model: str) -> None:
+        try:
+            await self.load(model)
+        except SupervisorError as exc:
+            logger.warning("%s", exc)
+
+    # Whom they wait for.
+
+    async def _live(self, live: LiveRun) -> None:
+        """The life of one run; whatever happens in it, the planner hears of its end."""
+        failure = None
+        try:
+            with live.scope:
+                failure = await self._launcher.run(live, lambda: self._became_ready(live))
+        except Exception as exc:  # a bug in one run must not fell the house
+            logger.exception("run %s of %s broke", live.id, live.model.id)
+            failure = self._launcher.broken(live, exc)
+        finally:
+            del self._runs[live.id]
+            failure = None if live.scope.cancel_called else failure
+            if failure is not None:
+                self._note(failure)
+            logger.info("%s has ended (run %s, pid %s)", live.model.id, live.id, live.pid)
+            live.end(failure)
+            self._step(Exited(live.id, failure))
+
+    def _became_ready(self, live: LiveRun) -> None:
+        logger.info("%s is ready after %.2f s (run %s, pid %s)", live.model.id, live.ready_seconds, live.id, live.pid)
+        self._step(BecameReady(live.id))
+
+    async def _check_all(self) -> None:
+        """Look at every model once, so that what is wrong with one is known before anybody asks for it."""
+        for model in self.config.models.values():
+            failure = await self._launcher.check(model)
+            if failure is not None:
+                self._note(failure)
+            if self.fleet.run_of(model.id) is None:
+                self._step(Checked(model.id, failure))
+        self.checked.set()
+
+    def _note(self, failure: Failure) -> None:
+        self.reports[failure.model] = failure
+        logger.error("%s%s", failure.message, f"; hint: {failure.hint}" if failure.hint else "")
+
+    def __repr__(self) -> str:
+        phases = [run.phase for run in self.fleet.runs]
+        counts = ", ".join(f"{phases.count(phase)} {phase.value}" for phase in Phase if phase in phases)
+        return f"<Pool [{counts or 'cold'} | {len(self.fleet.queue)} queued]>"

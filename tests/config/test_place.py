@@ -1,0 +1,57 @@
+"""Variables in strings, and names that may be taken once."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor.config.place import Place, Sheet, expanded
+from supervisor.config.problems import Mismatch
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("plain $HOME ${PORT}", "plain $HOME ${PORT}"),
+        ("${env:A}", "1"),
+        ("x${env:A}y${env:B}", "x1y${env:A}"),
+        ("$${env:A}", "${env:A}"),
+        ("$$${env:A}", "$${env:A}"),
+        ("${env:EMPTY}", ""),
+    ],
+)
+def test_variables_are_replaced_once(text: str, result: str) -> None:
+    """`${env:X}` is the variable's value as it is, `$${env:X}` the text itself; nothing else is touched."""
+    assert expanded(text, {"A": "1", "B": "${env:A}", "EMPTY": ""}) == result
+
+
+def test_a_missing_variable_is_named() -> None:
+    """A variable that is not set is a mismatch with its name, not an empty string."""
+    with pytest.raises(Mismatch, match="the environment variable `TOKEN` to be set"):
+        expanded("Bearer ${env:TOKEN}", {})
+
+
+def test_nul_is_refused() -> None:
+    """A string that no process could be given is refused where it is written."""
+    with pytest.raises(Mismatch, match="NUL"):
+        expanded("a\0b", {})
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "\x7f", "x" * 257])
+def test_names_that_make_no_sense(name: str) -> None:
+    """A name is not empty, has no control characters and at most 256 characters."""
+    with pytest.raises(Mismatch, match="a name"):
+        Place({}, Sheet({})).take_name(name)
+
+
+@pytest.mark.parametrize("name", ["qwen", "org/model:Q4_K_M", "größe 1", "x" * 256])
+def test_names_that_do(name: str) -> None:
+    """Slashes, colons, spaces and letters of any script are fine."""
+    assert Place({}, Sheet({})).take_name(name) == name
+
+
+def test_a_child_is_found_in_either_spelling_but_exactly_first() -> None:
+    """`a_b` and `a-b` are two models; `ctx_size` and `ctx-size` are one option."""
+    place = Place({"a-b": 1, "a_b": 2, "ctx_size": 3}, Sheet({}))
+
+    assert place.child("a_b").written == 2
+    assert place.child("ctx-size").written == 3

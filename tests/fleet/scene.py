@@ -1,0 +1,137 @@
+"""A stage for planner tests: the planner's own events and actions, with names where it has numbers.
+
+A ticket is called by its model and a digit (`a1`, `a2`), a run by its model. Leases are counted outside the planner, as
+the pool does it. The time is what `at` says; it stands still otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from supervisor.config.values import Config, Model, Server
+from supervisor.errors import Failure
+from supervisor.fleet.planner import decide, next_deadline
+from supervisor.fleet.values import (
+    Action,
+    BecameReady,
+    Event,
+    Exited,
+    Fleet,
+    Grant,
+    Refuse,
+    Released,
+    Requested,
+    Run,
+    Spawn,
+    Terminate,
+    Ticket,
+)
+
+if TYPE_CHECKING:
+    from supervisor.errors import SupervisorError
+
+
+def given(*models: str | Model, **server: float) -> Scene:
+    """An empty stage with these models in the config and these `[server]` settings."""
+    return Scene(Fleet(config_of(*models, **server)))
+
+
+def config_of(*models: str | Model, **server: float) -> Config:
+    parsed = [Model(model) if isinstance(model, str) else model for model in models]
+    return Config(Path("/"), Server(**server), {model.id: model for model in parsed})
+
+
+def failure_of(model: str, *, phase: str = "loading") -> Failure:
+    return Failure(
+        "f1", model, "out_of_memory", "it did not fit", "use a smaller `ctx-size`", phase, "2026-01-01T00:00:00Z"
+    )
+
+
+@dataclass
+class Scene:
+    """A fleet, the time, and what the planner said last."""
+
+    fleet: Fleet
+    now: float = 0.0
+    actions: tuple[Action, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._runs: dict[str, Run] = {}
+        self._granted: dict[str, Run] = {}
+
+    def when(self, event: Event, *, at: float | None = None) -> Self:
+        """Something happens."""
+        self.now = self.now if at is None else at
+        numbered = self._numbered(event)  # first, for it may end a lease
+        self.fleet, self.actions = decide(self.fleet, numbered, self.now)
+        for action in self.actions:
+            match action:
+                case Spawn(run):
+                    self._runs[run.model.id] = run
+                case Grant(ticket, run_id):
+                    self._granted[str(ticket)] = next(run for run in self._runs.values() if run.id == run_id)
+        return self
+
+    def then(self, *expected: Action) -> Self:
+        """The planner answers with exactly this, in this order."""
+        assert [self._named(action) for action in self.actions] == list(expected)
+        return self
+
+    def has(self, *models: str) -> Self:
+        """These models are loaded, one after the other, and idle."""
+        for model in models:
+            self.when(Requested(f"{model}0")).when(BecameReady(model)).when(Released(f"{model}0"))
+            assert self.run(model).is_open
+            assert not self.run(model).leases
+        return self
+
+    def run(self, model: str) -> Run:
+        run = self.fleet.run_of(model)
+        assert run is not None, f"`{model}` is not running"
+        return run
+
+    @property
+    def refusal(self) -> SupervisorError:
+        """The error of the only refusal among the last answers."""
+        (error,) = [action.error for action in self.actions if isinstance(action, Refuse)]
+        return error
+
+    @property
+    def waiting(self) -> list[str]:
+        return [str(ticket.id) for ticket in self.fleet.queue]
+
+    @property
+    def deadline(self) -> float | None:
+        return next_deadline(self.fleet, self.now)
+
+    def _numbered(self, event: Event) -> Event:
+        match event:
+            case Requested(name):
+                return Requested(Ticket(name, str(name).rstrip("0123456789"), self.now))
+            case Released(name):
+                return Released(self._end_lease(str(name)))
+            case BecameReady(name) | Exited(name):
+                return replace(event, run=self._runs[str(name)].id)
+            case _:
+                return event
+
+    def _end_lease(self, ticket: str) -> int:
+        granted = self._granted.pop(ticket).id
+        for run in self.fleet.runs:
+            if run.id == granted:
+                self.fleet = self.fleet.recounted({run.id: (run.leases - 1, self.now)})
+        return granted
+
+    def _named(self, action: Action) -> Action:
+        models = {run.id: name for name, run in self._runs.items()}
+        match action:
+            case Spawn(run):
+                return Spawn(run.model.id)
+            case Terminate(run):
+                return Terminate(models[run])
+            case Grant(ticket, run):
+                return Grant(ticket, models[run])
+            case Refuse(ticket, error):
+                return Refuse(ticket, type(error))

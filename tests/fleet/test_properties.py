@@ -1,0 +1,353 @@
+"""What holds whatever happens, in whatever order: the world outside the planner, played by a state machine.
+
+The machine keeps its own books (children, clients, leases) and believes the planner nothing. Where a property needs a
+definition, it is in the docstring of its check.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from supervisor.config.values import Model
+from supervisor.errors import CannotFit, ModelFailed, ModelUnloaded, QueueFull, ShuttingDown
+from supervisor.fleet.planner import decide, next_deadline
+from supervisor.fleet.values import (
+    Abandoned,
+    BecameReady,
+    Checked,
+    Closing,
+    Exited,
+    Fleet,
+    Grant,
+    Reason,
+    Refuse,
+    Released,
+    Requested,
+    Run,
+    RunId,
+    Spawn,
+    Terminate,
+    Tick,
+    Ticket,
+    TicketId,
+    UnloadAsked,
+)
+from tests.fleet.scene import config_of, failure_of
+
+if TYPE_CHECKING:
+    from supervisor.errors import SupervisorError
+    from supervisor.fleet.values import Action, Event
+
+MODELS = (
+    Model("plain"),
+    Model("other"),
+    Model("third"),
+    Model("brief", ttl=20.0),
+    Model("narrow", concurrency=1),
+    Model("pinned", pinned=True),
+)
+NAMES = st.sampled_from([model.id for model in MODELS])
+DRAIN, MAX_WAIT = 30.0, 15.0
+TICKS_TO_REST = 1
+BOUND = 500
+"""Steps after which the world must have come to rest; more than any example needs."""
+
+
+@dataclass
+class Child:
+    """A process, as the world outside the planner sees it."""
+
+    model: Model
+    used_at: float
+    leases: int = 0
+    ready: bool = False
+    told_to_end: bool = False
+    cut_at: float | None = None
+    """From when on its requests may be cut: somebody unloaded it or closed the service."""
+
+
+class World(RuleBasedStateMachine):
+    """Children that start, fail, crash and leave late; clients that ask, give up and finish; time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.closing = False
+        self.children: dict[RunId, Child] = {}
+        self.waiting: dict[TicketId, Ticket] = {}
+        self.answered: set[TicketId] = set()
+        self.numbers = count(1)
+
+    @initialize(max_loaded=st.integers(1, 3), max_queue=st.sampled_from([2, 1000]))
+    def configured(self, max_loaded: int, max_queue: int) -> None:
+        server = {"max_loaded": max_loaded, "max_queue": max_queue, "max_wait": MAX_WAIT, "drain_timeout": DRAIN}
+        self.fleet = Fleet(config_of(*MODELS, **server))
+
+    # Clients.
+
+    @rule(model=NAMES)
+    def request(self, model: str) -> None:
+        """On the hot path a request is not the planner's business."""
+        run = self.fleet.run_of(model)
+        if run and run.is_open and not run.is_full and model not in self.fleet.wanted:
+            self.children[run.id].leases += 1
+            self.children[run.id].used_at = self.now
+            self.fleet = self.recounted()
+            return
+        ticket = Ticket(TicketId(next(self.numbers)), model, self.now)
+        self.waiting[ticket.id] = ticket
+        self.step(Requested(ticket))
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def abandon(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from(sorted(self.waiting)))
+        del self.waiting[ticket]
+        self.step(Abandoned(ticket))
+
+    @precondition(lambda self: any(child.leases for child in self.children.values()))
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        self.end_lease(data.draw(st.sampled_from([run for run, child in self.children.items() if child.leases])))
+
+    def end_lease(self, run: RunId) -> None:
+        """The planner hears of it when somebody waits or the run is retiring."""
+        self.children[run].leases -= 1
+        self.children[run].used_at = self.now
+        known = next(known for known in self.fleet.runs if known.id == run)
+        if self.fleet.queue or known.retiring:
+            self.step(Released(run))
+        else:
+            self.fleet = self.recounted()
+
+    # Children.
+
+    @precondition(lambda self: any(not child.ready for child in self.children.values()))
+    @rule(data=st.data())
+    def become_ready(self, data: st.DataObject) -> None:
+        """It may be a child that was told to end and did not read that yet."""
+        self.say_ready(data.draw(st.sampled_from([run for run, child in self.children.items() if not child.ready])))
+
+    def say_ready(self, run: RunId) -> None:
+        child = self.children[run]
+        child.ready = True
+        child.used_at = self.now
+        self.step(BecameReady(run))
+
+    @precondition(lambda self: self.children)
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        """It could not start, or it crashed."""
+        run = data.draw(st.sampled_from(sorted(self.children)))
+        child = self.children.pop(run)
+        self.step(Exited(run, failure_of(child.model.id)))
+
+    @precondition(lambda self: any(child.told_to_end for child in self.children.values()))
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        self.end(data.draw(st.sampled_from([run for run, child in self.children.items() if child.told_to_end])))
+
+    def end(self, run: RunId) -> None:
+        del self.children[run]
+        self.step(Exited(run))
+
+    @rule(run=st.integers(1, 5), event=st.sampled_from([BecameReady, Exited, Released]))
+    def late(self, run: int, event: type[BecameReady | Exited | Released]) -> None:
+        """An event of a run that is gone is no more than a `Tick`."""
+        if run not in self.children:
+            assert decide(self.fleet, event(RunId(run)), self.now)[0] == decide(self.fleet, Tick(), self.now)[0]
+
+    # The household.
+
+    @rule(model=NAMES, wrong=st.booleans())
+    def check(self, model: str, wrong: bool) -> None:
+        self.step(Checked(model, failure_of(model) if wrong else None))
+
+    @rule(model=st.none() | NAMES, force=st.booleans())
+    def unload(self, model: str | None, force: bool) -> None:
+        self.may_be_cut(model, self.now if force else self.now + DRAIN)
+        self.step(UnloadAsked(model, force))
+
+    @precondition(lambda self: self.now > 100)
+    @rule()
+    def close(self) -> None:
+        self.closing = True
+        self.may_be_cut(None, self.now + DRAIN)
+        self.step(Closing())
+        assert not self.waiting
+
+    def may_be_cut(self, model: str | None, at: float) -> None:
+        for child in self.children.values():
+            if model in {None, child.model.id}:
+                child.cut_at = at if child.cut_at is None else min(at, child.cut_at)
+
+    @rule(seconds=st.sampled_from([0.5, 3.0, 10.0, 31.0]))
+    def wait(self, seconds: float) -> None:
+        """Time passes; the planner gets its ticks when it asked for them."""
+        until = self.now + seconds
+        for _ in range(BOUND):
+            deadline = next_deadline(self.fleet, self.now)
+            if deadline is None or deadline > until:
+                break
+            assert deadline > self.now, "a deadline that is over was not met"
+            self.now = deadline
+            self.step(Tick())
+        self.now = until
+
+    # What the planner says, and whether it may.
+
+    def recounted(self) -> Fleet:
+        return self.fleet.recounted({run: (child.leases, child.used_at) for run, child in self.children.items()})
+
+    def step(self, event: Event) -> None:
+        before = self.recounted()
+        self.fleet, actions = decide(before, event, self.now)
+        for action in actions:
+            self.perform(action, event, before)
+        self.check_order(before, event, actions)
+        self.check_rest()
+
+    def perform(self, action: Action, event: Event, before: Fleet) -> None:
+        match action:
+            case Spawn(run):
+                assert not self.closing
+                assert run.id not in self.children
+                assert all(child.model.id != run.model.id for child in self.children.values())
+                self.children[run.id] = Child(run.model, self.now)
+            case Terminate(run_id):
+                self.check_terminate(self.children[run_id])
+                self.children[run_id].told_to_end = True
+            case Grant(ticket, run_id):
+                self.check_grant(self.answer(ticket), self.children[run_id])
+                self.children[run_id].leases += 1
+                self.children[run_id].used_at = self.now
+            case Refuse(ticket, error):
+                self.check_refuse(self.answer(ticket), error, event, before)
+
+    def answer(self, ticket: TicketId) -> Ticket:
+        """Exactly one answer per ticket, and none to who went away."""
+        assert ticket not in self.answered
+        self.answered.add(ticket)
+        return self.waiting.pop(ticket)
+
+    def check_terminate(self, child: Child) -> None:
+        """Nobody's request is cut, except by an unload or the end of the service, when its time is over."""
+        assert not child.told_to_end
+        assert not child.leases or (child.cut_at is not None and child.cut_at <= self.now)
+
+    def check_refuse(self, ticket: Ticket, error: SupervisorError, event: Event, before: Fleet) -> None:
+        """Every refusal has its cause, and a full queue is the newest request's problem only."""
+        match error:
+            case ModelFailed():
+                assert isinstance(event, Exited)
+                assert before.run_of(ticket.model).id == event.run
+            case ModelUnloaded():
+                assert isinstance(event, UnloadAsked)
+                assert event.model in {None, ticket.model}
+            case ShuttingDown():
+                assert self.closing
+            case QueueFull():
+                assert isinstance(event, Requested)
+                assert ticket == event.ticket
+                assert len(self.waiting) >= self.fleet.config.server.max_queue
+            case CannotFit():
+                pinned = [child for child in self.children.values() if child.model.pinned]
+                assert len(pinned) >= self.fleet.config.server.max_loaded
+            case _:
+                raise AssertionError(f"no reason to say {error!r}")
+
+    def check_grant(self, ticket: Ticket, child: Child) -> None:
+        """Only to a ready child of that model which was not told to go and has a place."""
+        assert child.model.id == ticket.model
+        assert child.ready
+        assert not child.told_to_end
+        assert child.cut_at is None
+        assert child.model.concurrency is None or child.leases < child.model.concurrency
+
+    def check_order(self, before: Fleet, event: Event, actions: tuple[Action, ...]) -> None:
+        """FIFO within a model; and nobody who waits for room longer than `max_wait` is overtaken by a `Grant`.
+
+        To wait for room is to have no run, or one that is leaving. A pinned run could not make room, so who goes there
+        overtakes nobody. A victim takes a request only if nobody ahead waits for room, that is, if it was given back.
+        """
+        arrivals = (*before.queue, event.ticket) if isinstance(event, Requested) else before.queue
+        places = {ticket.id: place for place, ticket in enumerate(arrivals)}
+        granted = [(action.ticket, action.run) for action in actions if isinstance(action, Grant)]
+        for ticket, run_id in granted:
+            run = next(run for run in before.runs if run.id == run_id)
+            ahead = [arrivals[place] for place in range(places[ticket]) if arrivals[place].id in self.waiting]
+            assert all(other.model != run.model.id for other in ahead)
+            assert run.model.pinned or not any(self.is_overdue(other, before) for other in ahead)
+            if run.retiring is Reason.EVICTED and self.known(run_id).retiring is Reason.EVICTED:
+                assert not any(self.waits_for_room(other, before) for other in ahead)
+        for _, run_id in granted:
+            own = [places[ticket] for ticket, other in granted if other == run_id]
+            assert own == sorted(own)
+
+    def is_overdue(self, ticket: Ticket, before: Fleet) -> bool:
+        return self.now - ticket.since > MAX_WAIT and self.waits_for_room(ticket, before)
+
+    def waits_for_room(self, ticket: Ticket, before: Fleet) -> bool:
+        runs = [fleet.run_of(ticket.model) for fleet in (before, self.fleet)]
+        return all(run is None or run.is_leaving for run in runs)
+
+    def known(self, run_id: RunId) -> Run:
+        return next(run for run in self.fleet.runs if run.id == run_id)
+
+    def check_rest(self) -> None:
+        """An immediate `Tick` changes nothing: whoever could be served was served by the event itself."""
+        fleet = self.fleet
+        for _ in range(TICKS_TO_REST):
+            fleet, _ = decide(fleet, Tick(), self.now)
+        assert decide(fleet, Tick(), self.now) == (fleet, ())
+
+    @invariant()
+    def memory(self) -> None:
+        """Living children fit, and the planner knows each of them with the leases it really has."""
+        assert len(self.children) <= self.fleet.config.server.max_loaded
+        assert self.fleet == self.recounted()
+        assert {run.id for run in self.fleet.runs} == self.children.keys()
+
+    @invariant()
+    def queue(self) -> None:
+        """Who waits outside is who waits inside; nobody is lost, nobody waits while there is a place for him."""
+        assert [ticket.id for ticket in self.fleet.queue] == sorted(self.waiting)
+
+    @invariant()
+    def idleness(self) -> None:
+        """No idle child outlives its `ttl`, though the planner is told of no lease on the hot path."""
+        for child in self.children.values():
+            if child.ready and not child.leases and not child.told_to_end and child.model.ttl:
+                assert self.now - child.used_at <= child.model.ttl
+
+    def teardown(self) -> None:
+        """Once clients stop, leases end and starts succeed, the queue empties without anybody ticking."""
+        if not hasattr(self, "fleet"):
+            return
+        for _ in range(BOUND):
+            if not self.waiting:
+                return
+            self.go_on()
+        raise AssertionError(f"still waiting: {self.fleet!r}")
+
+    def go_on(self) -> None:
+        for run, child in self.children.items():
+            if child.told_to_end:
+                return self.end(run)
+            if not child.ready:
+                return self.say_ready(run)
+            if child.leases:
+                return self.end_lease(run)
+        raise AssertionError(f"stuck: {self.fleet!r}, waiting {sorted(self.waiting)}")
+
+
+TestWorld = World.TestCase
+TestWorld.settings = settings(
+    max_examples=200, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
