@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from supervisor.config.values import Config
 
+VALUED = {"-c", "--config", "-config", "--listen", "-listen", "--url"}
 COMMANDS = ("serve", "check", "command", "ps", "load", "unload", "logs", "why")
 
 
@@ -33,15 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _with_command(given: list[str]) -> list[str]:
-    """`serve` is implied; options may stand before the command's name."""
-    if set(given) & {"-h", "--help", "--version"} or any(word in COMMANDS for word in given):
-        return sorted(given, key=lambda word: word not in COMMANDS) if given and given[0].startswith("-c") else given
-    return ["serve", *given]
+    """The command's name first: `serve` is implied, and options may stand before the name."""
+    for place, word in enumerate(given):
+        if word in COMMANDS and (place == 0 or given[place - 1] not in VALUED):
+            return [word, *given[:place], *given[place + 1 :]]
+    return given if set(given) & {"-h", "--help", "--version", "-version"} else ["serve", *given]
 
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("-c", "--config", type=Path, default=Path("models.toml"), metavar="FILE", help="the config")
+    common.add_argument(
+        "-c", "--config", "-config", type=Path, default=Path("models.toml"), metavar="FILE", help="the config"
+    )
     talking = argparse.ArgumentParser(add_help=False, parents=[common])
     talking.add_argument("--url", help="the running service; by default where the config says it listens")
     talking.add_argument("--json", action="store_true", help="print JSON for scripts")
@@ -51,11 +55,11 @@ def _parser() -> argparse.ArgumentParser:
         description="One OpenAI-compatible endpoint for all models in models.toml.",
         epilog="`serve` is implied: `llama-supervise -c models.toml` serves.",
     )
-    parser.add_argument("--version", action="version", version=f"llama-supervise {__version__}")
+    parser.add_argument("--version", "-version", action="version", version=f"llama-supervise {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", parents=[common], help="serve the models")
-    serve.add_argument("--listen", metavar="HOST:PORT", help="instead of `server.listen`")
+    serve.add_argument("--listen", "-listen", metavar="HOST:PORT", help="instead of `server.listen`")
     check = commands.add_parser("check", parents=[common], help="look at config, binaries and files; start nothing")
     check.add_argument("--json", action="store_true", help="print JSON for scripts")
     _model(commands.add_parser("command", parents=[common], help="print the command line of a model"))

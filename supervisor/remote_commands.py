@@ -76,7 +76,8 @@ class Remote:
                     bar.stop()
                     return self._failed(failure)
                 progress = found["status"].get("progress") or {}
-                bar.update(task, completed=progress.get("value", 0.0), stage=progress.get("stage", ""))
+                # Short of the end, for after the last byte come the context and the warm-up.
+                bar.update(task, completed=0.95 * progress.get("value", 0.0), stage=progress.get("stage", ""))
                 time.sleep(POLL_SECONDS)
         if self._as_json:
             _print_json(found)

@@ -123,9 +123,7 @@ class RunningService:
 
 
 @contextlib.contextmanager
-def running_service(
-    directory: Path, config: str, *, env: dict[str, str] | None = None
-) -> Iterator[RunningService]:
+def running_service(directory: Path, config: str, *, env: dict[str, str] | None = None) -> Iterator[RunningService]:
     """Start the installed command with this config on a free port; on leaving, nothing of it is left."""
     directory.mkdir(exist_ok=True)
     (directory / "models.toml").write_text(config)

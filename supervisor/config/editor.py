@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import tomlkit
 from tomlkit.items import InlineTable
 
+from supervisor.config.problems import ConfigInvalid, Problem
 from supervisor.config.toml import document
 
 if TYPE_CHECKING:
@@ -30,12 +31,33 @@ def render(config: Mapping[str, object]) -> str:
 
 def set_model(text: str, name: str, table: Mapping[str, object]) -> str:
     """The text with the keys of one model set; None removes a key, and keys not given stay."""
-    models = document(text).get("models")  # refuses what is no TOML in our words
+    before = document(text)
+    models = before.get("models")
     there = models.get(name) if isinstance(models, dict) else None
     spelled = {key.replace("_", "-"): key for key in there} if isinstance(there, dict) else {}
+    change = {"models": {name: {spelled.get(key.replace("_", "-"), key): table[key] for key in table}}}
     parsed = tomlkit.parse(text)
-    _update(parsed, {"models": {name: {spelled.get(key.replace("_", "-"), key): table[key] for key in table}}})
-    return tomlkit.dumps(parsed)
+    _update(parsed, change)
+    return _checked(tomlkit.dumps(parsed), _changed(before, change))
+
+
+def _checked(text: str, meant: Mapping[str, object]) -> str:
+    """tomlkit misplaces keys beside dotted keys such as `models.a.ttl = 1`; a file must not be lost to that."""
+    if document(text) != meant:
+        raise ConfigInvalid([Problem("models", "each model under a header of its own", hint="write [models.NAME]")])
+    return text
+
+
+def _changed(table: Mapping[str, object], change: Mapping[str, object]) -> dict[str, object]:
+    """The plain tables an edit must come to."""
+    result = dict(table)
+    for key, value in change.items():
+        there = result.pop(key, None)
+        if isinstance(value, Mapping):
+            result[key] = _changed(there if isinstance(there, dict) else {}, value)
+        elif value is not None:
+            result[key] = list(value) if isinstance(value, tuple) else value
+    return result
 
 
 def _update(container: MutableMapping[str, object], values: Mapping[str, object], inside: str = "") -> None:

@@ -40,6 +40,14 @@ LAST_WORDS = 2.0
 """Seconds a broken connection waits to learn what became of its child."""
 
 
+class Redirect(Exception):
+    """Raised when the client has to ask at another address."""
+
+    def __init__(self, target: bytes) -> None:
+        super().__init__(target)
+        self.target = target
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A request on its way to a child."""
@@ -77,6 +85,8 @@ class Proxy:
                 await self._serve(call, send)
         except SupervisorError as exc:
             await refuse(exc, scope, send, route.dialect if route else dialect_of(scope["path"]))
+        except Redirect as exc:
+            await _redirect(exc.target, scope, send)
         except ClientGone:
             pass
 
@@ -92,8 +102,10 @@ class Proxy:
 
     async def _addressed(self, scope: Scope, receive: Receive) -> Call:
         """A request to `/upstream/MODEL/PATH`."""
-        body = await read_body(scope, receive, self._max_body)
         model, rest = addressed_model(self._names, scope["raw_path"])
+        if not rest:
+            raise Redirect(scope["raw_path"] + b"/")
+        body = await read_body(scope, receive, self._max_body)
         return _call(scope, rest, body, model, dialect_of(scope["path"]))
 
     async def _serve(self, call: Call, send: Send) -> None:
@@ -187,11 +199,24 @@ async def refuse(error: SupervisorError, scope: Scope, send: Send, dialect: Dial
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
+async def _redirect(target: bytes, scope: Scope, send: Send) -> None:
+    """To the same place with a slash at its end, so that relative links of a child's page lead to the child."""
+    query: bytes = scope["query_string"]
+    location = target + b"?" + query if query else target
+    status = 301 if scope["method"] in {"GET", "HEAD"} else 308
+    headers = [(b"location", location), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 def addressed_model(names: Names, raw_path: bytes) -> tuple[Target, bytes]:
-    """The model that `/upstream/MODEL/PATH` names and the path as the client encoded it; raises `ModelNotFound`."""
+    """The model that `/upstream/MODEL/PATH` names, and the path as the client encoded it, empty if there is none.
+
+    Raises `ModelNotFound`.
+    """
     segments = raw_path.removeprefix(UPSTREAM.encode()).split(b"/")
     model, count = names.split([unquote(segment.decode("latin-1")) for segment in segments])
-    return model, b"/" + b"/".join(segments[count:])
+    return model, b"".join(b"/" + segment for segment in segments[count:])
 
 
 def _model_named(route: Route, scope: Scope, body: bytes) -> str | None:

@@ -41,7 +41,7 @@ class WebSocketProxy:
             model, path = addressed_model(self._names, scope["raw_path"])
             with await self._pool.lease(model.model) as run:
                 assert run.endpoint is not None
-                await _tunnel(client, run.endpoint, path.decode("latin-1"))
+                await _tunnel(client, run.endpoint, path.decode("latin-1") or "/")
         except SupervisorError as exc:
             with contextlib.suppress(RuntimeError):
                 await client.close(TRY_AGAIN_LATER, reason=exc.message[:120])

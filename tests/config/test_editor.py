@@ -77,14 +77,20 @@ def test_tables_out_of_order_are_found() -> None:
     assert tomllib.loads(text) == {"models": {"a": {"x": 1}, "b": {"y": 2}}, "server": {"max_loaded": 1}}
 
 
-@pytest.mark.parametrize(
-    "text", ["models = { a = { x = 1 } }", "[models]\na = { x = 1 }", "[models]\na.x = 1", "models.a.x = 1"]
-)
+@pytest.mark.parametrize("text", ["models = { a = { x = 1 } }", "[models]\na = { x = 1 }", "[models]\na.x = 1"])
 def test_models_written_in_other_ways_are_found(text: str) -> None:
     """Inline tables and dotted keys are as good as headers."""
     text = set_model(set_model(text, "a", {"env": {"A": "1"}}), "b", {"y": 2})
 
     assert tomllib.loads(text) == {"models": {"a": {"x": 1, "env": {"A": "1"}}, "b": {"y": 2}}}
+
+
+def test_an_edit_that_would_go_wrong_is_refused() -> None:
+    """A file written in a way we cannot edit is left alone rather than damaged."""
+    text = "models.a.x = 1\nmodels.a.env = { A = '1' }\n"
+
+    with pytest.raises(ConfigInvalid, match=r"write \[models.NAME\]"):
+        set_model(text, "b", {"y": 2})
 
 
 def test_a_broken_file_is_left_alone() -> None:

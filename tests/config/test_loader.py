@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from supervisor.config.loader import load
 from supervisor.config.problems import ConfigInvalid
+from supervisor.config.toml import parse
+
+EXAMPLE = Path(__file__).parents[2] / "models.toml"
 
 
 def test_a_file_is_loaded_with_its_directory_as_base(tmp_path: Path) -> None:
@@ -63,7 +67,7 @@ def test_problems_of_the_text_carry_the_file(tmp_path: Path) -> None:
 
 def test_the_example_loads_and_works_for_the_demo() -> None:
     """The `models.toml` we ship has two entries of the demo model, an alias and a variant."""
-    config = load(Path(__file__).parents[2] / "models.toml", environ={})
+    config = load(EXAMPLE, environ={})
 
     assert set(config.models) == {"gemma-3-270m", "gemma-3-270m-long"}
     assert {model.options["model"] for model in config.models.values()} == {"models/gemma-3-270m-q4_k_m.gguf"}
@@ -72,3 +76,15 @@ def test_the_example_loads_and_works_for_the_demo() -> None:
     assert config.models["gemma-3-270m"].ttl == 1800
     assert config.models["gemma-3-270m"].sampling == {"temp": 1.0, "top-k": 64, "top-p": 0.95, "min-p": 0.0}
     assert list(config.models["gemma-3-270m"].variants) == ["gemma-3-270m-precise"]
+
+
+def test_what_the_example_has_to_copy_from_works_too() -> None:
+    """Taking away the `# ` in front of an example gives a valid config."""
+    text = re.sub(r"(?m)^# (\[models\.|[a-z_-]+ = )", r"\1", EXAMPLE.read_text("utf-8"))
+
+    config = parse(text, base=Path("/"), environ={"HF_TOKEN": "t"})
+
+    assert len(config.models) == 8
+    assert "mmproj" in config.models["gemma-3-4b"].options
+    assert config.models["embeddings"].pinned
+    assert config.models["whisper"].cmd[:3] == ("whisper-server", "--port", "${PORT}")

@@ -1,0 +1,306 @@
+"""The pool with scripted runs: who gets a lease, who is told what, and that cancelling leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from supervisor.config.values import Config, Model, Server
+from supervisor.errors import ModelFailed, ModelUnloaded, ShuttingDown
+from supervisor.fleet.values import Phase
+from supervisor.llama.diagnosis import Diagnosis, report
+from supervisor.runtime.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from supervisor.errors import Failure
+    from supervisor.runtime.live import LiveRun
+
+pytestmark = pytest.mark.anyio
+
+BROKEN = Diagnosis("unknown", "it broke", "mend it")
+
+
+class ScriptedLauncher:
+    """Runs that become ready, fail and end when the test says so."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, asyncio.Future[Failure | None]] = {}
+        self.ready: dict[str, Callable[[], None]] = {}
+        self.started: list[str] = []
+        self.ended: list[str] = []
+
+    async def check(self, model: Model) -> Failure | None:
+        return None
+
+    async def run(self, live: LiveRun, on_ready: Callable[[], None]) -> Failure | None:
+        name = live.model.id
+        self.started.append(name)
+        live.ready_seconds = 0.1
+        self.ready[name] = on_ready
+        self.running[name] = asyncio.get_running_loop().create_future()
+        try:
+            return await self.running[name]
+        finally:
+            self.ended.append(name)
+
+    def broken(self, live: LiveRun, exc: Exception) -> Failure:
+        return report(live.model.id, Diagnosis("internal_error", str(exc), ""))
+
+    def fails(self, name: str) -> None:
+        self.running[name].set_result(report(name, BROKEN))
+
+
+def config(*names: str, **server: object) -> Config:
+    models = {name: Model(id=name) for name in names}
+    return Config(Path("/"), Server(**server), models)  # type: ignore[arg-type]
+
+
+@contextlib.asynccontextmanager
+async def a_pool(settings: Config) -> AsyncIterator[tuple[Pool, ScriptedLauncher]]:
+    launcher = ScriptedLauncher()
+    async with Pool(settings, launcher) as pool:  # type: ignore[arg-type]
+        yield pool, launcher
+
+
+async def settled() -> None:
+    await anyio.wait_all_tasks_blocked()
+
+
+async def ready(pool: Pool, launcher: ScriptedLauncher, name: str) -> None:
+    """Load a model and let go of it."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(pool.load, name)
+        await settled()
+        launcher.ready[name]()
+
+
+async def test_a_request_starts_its_model_and_waits_for_it() -> None:
+    """A lease on a cold model comes when its child is ready, and is counted."""
+    async with a_pool(config("a")) as (pool, launcher):
+        waiting = asyncio.ensure_future(pool.lease("a"))
+        await settled()
+        assert not waiting.done()
+
+        launcher.ready["a"]()
+        with await waiting as run:
+            assert run.leases == 1
+        assert run.leases == 0
+
+
+async def test_an_open_run_is_leased_without_the_planner() -> None:
+    """While nobody waits, a lease only counts: the fleet stays the very same object."""
+    async with a_pool(config("a")) as (pool, launcher):
+        await ready(pool, launcher, "a")
+        fleet = pool.fleet
+
+        with await pool.lease("a"), await pool.lease("a") as run:
+            assert run.leases == 2
+
+        assert pool.fleet is fleet
+
+
+async def test_many_requests_start_one_child() -> None:
+    """Requests for a loading model share its start."""
+    async with a_pool(config("a")) as (pool, launcher):
+        waiting = [asyncio.ensure_future(pool.lease("a")) for _ in range(20)]
+        await settled()
+        launcher.ready["a"]()
+
+        leases = await asyncio.gather(*waiting)
+
+        assert launcher.started == ["a"]
+        assert leases[0].run.leases == 20
+        for lease in leases:
+            lease.__exit__()
+
+
+async def test_a_failed_start_reaches_everybody_who_waits() -> None:
+    """Each waiting request gets the report, and it is kept for `why`."""
+    async with a_pool(config("a")) as (pool, launcher):
+        waiting = [asyncio.ensure_future(pool.lease("a")) for _ in range(3)]
+        await settled()
+        launcher.fails("a")
+
+        for request in waiting:
+            with pytest.raises(ModelFailed, match="it broke"):
+                await request
+        assert pool.reports["a"].cause == "unknown"
+        assert pool.fleet.failures["a"] == pool.reports["a"]
+
+
+async def test_the_last_report_outlives_a_later_success() -> None:
+    """What went wrong last stays known after the model has started again."""
+    async with a_pool(config("a")) as (pool, launcher):
+        failing = asyncio.ensure_future(pool.lease("a"))
+        await settled()
+        launcher.fails("a")
+        with pytest.raises(ModelFailed):
+            await failing
+
+        await ready(pool, launcher, "a")
+
+        assert pool.fleet.failures == {}
+        assert pool.reports["a"].message == "a could not start: it broke"
+
+
+async def test_a_swap_waits_for_the_last_lease() -> None:
+    """A busy model is not stopped under its request; the next one starts when it is gone."""
+    async with a_pool(config("a", "b")) as (pool, launcher):
+        await ready(pool, launcher, "a")
+        held = await pool.lease("a")
+        waiting = asyncio.ensure_future(pool.lease("b"))
+        await settled()
+        assert launcher.ended == []
+
+        held.__exit__()
+        await settled()
+
+        assert launcher.ended == ["a"]
+        assert launcher.started == ["a", "b"]
+        launcher.ready["b"]()
+        (await waiting).__exit__()
+
+
+async def test_cancelling_a_queued_request_leaves_no_ticket() -> None:
+    """A client that goes away while it waits is forgotten, and its victim is given back."""
+    async with a_pool(config("a", "b")) as (pool, launcher):
+        await ready(pool, launcher, "a")
+        held = await pool.lease("a")
+        waiting = asyncio.ensure_future(pool.lease("b"))
+        await settled()
+        assert pool.fleet.runs[0].retiring is not None
+
+        waiting.cancel()
+        await settled()
+
+        assert pool.fleet.queue == ()
+        assert pool.fleet.runs[0].retiring is None
+        held.__exit__()
+        assert launcher.started == ["a"]
+
+
+async def test_cancelling_in_the_moment_of_the_grant_gives_the_lease_back() -> None:
+    """A grant whose request was cancelled in the same turn of the loop is not lost."""
+    async with a_pool(config("a")) as (pool, launcher):
+        waiting = asyncio.ensure_future(pool.lease("a"))
+        await settled()
+
+        launcher.ready["a"]()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+        assert waiting.cancelled()
+        live = pool.live("a")
+        assert live is not None
+        assert live.leases == 0
+
+
+async def test_a_load_nobody_waits_for_goes_on() -> None:
+    """A client that leaves during the load does not waste what has been loaded so far."""
+    async with a_pool(config("a")) as (pool, launcher):
+        waiting = asyncio.ensure_future(pool.lease("a"))
+        await settled()
+        waiting.cancel()
+        await settled()
+
+        launcher.ready["a"]()
+
+        assert pool.fleet.runs[0].phase is Phase.READY
+
+
+async def test_unloading_a_loading_model_tells_who_waits() -> None:
+    """An unload by hand ends the load and says so to its requests."""
+    async with a_pool(config("a")) as (pool, launcher):
+        waiting = asyncio.ensure_future(pool.lease("a"))
+        await settled()
+
+        await pool.unload("a")
+
+        assert launcher.ended == ["a"]
+        with pytest.raises(ModelUnloaded):
+            await waiting
+
+
+async def test_a_crash_restarts_on_demand() -> None:
+    """After a child died while serving, the next request gets a fresh one."""
+    async with a_pool(config("a")) as (pool, launcher):
+        await ready(pool, launcher, "a")
+        with await pool.lease("a") as run:
+            launcher.fails("a")
+            await run.gone.wait()
+            assert run.failure is not None
+
+        await ready(pool, launcher, "a")
+
+        assert launcher.started == ["a", "a"]
+
+
+async def test_a_bug_in_one_run_does_not_fell_the_house() -> None:
+    """An exception nobody expected is that model's failure; the others go on."""
+    async with a_pool(config("a", "b", max_loaded=2)) as (pool, launcher):
+        await ready(pool, launcher, "b")
+        waiting = asyncio.ensure_future(pool.lease("a"))
+        await settled()
+
+        launcher.running["a"].set_exception(RuntimeError("surprise"))
+
+        with pytest.raises(ModelFailed, match="surprise"):
+            await waiting
+        with await pool.lease("b") as run:
+            assert run.model.id == "b"
+
+
+async def test_an_idle_model_is_unloaded_after_its_ttl() -> None:
+    """Idleness is counted from the last release, by a timer that needs no request."""
+    settings = config("a")
+    settings.models["a"] = Model(id="a", ttl=0.05)  # type: ignore[index]
+    async with a_pool(settings) as (pool, launcher):
+        await ready(pool, launcher, "a")
+        live = pool.live("a")
+        assert live is not None
+
+        with anyio.fail_after(10):
+            await live.gone.wait()
+
+        assert launcher.ended == ["a"]
+        assert live.failure is None
+
+
+async def test_closing_refuses_who_waits_and_ends_every_run() -> None:
+    """Leaving the pool answers everybody and leaves no run."""
+    async with a_pool(config("a", "b")) as (pool, launcher):
+        await ready(pool, launcher, "a")
+        held = await pool.lease("a")
+        waiting = asyncio.ensure_future(pool.lease("b"))
+        await settled()
+
+        pool.close()
+
+        with pytest.raises(ShuttingDown):
+            await waiting
+        assert launcher.ended == []
+        held.__exit__()
+        await settled()
+        assert launcher.ended == ["a"]
+    assert pool.fleet.runs == ()
+
+
+async def test_a_second_close_does_not_wait_for_requests() -> None:
+    """Forced closing cuts what still runs."""
+    async with a_pool(config("a")) as (pool, launcher):
+        await ready(pool, launcher, "a")
+        await pool.lease("a")
+        pool.close()
+        assert launcher.ended == []
+
+        pool.close(force=True)
+        await settled()
+
+        assert launcher.ended == ["a"]

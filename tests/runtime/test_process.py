@@ -1,0 +1,118 @@
+"""One operating-system process: spawn, output, end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from supervisor.llama.command import Command
+from supervisor.llama.endpoint import TcpEndpoint
+from supervisor.runtime.process import Process
+from tests.conftest import alive, eventually
+
+pytestmark = pytest.mark.anyio
+
+
+def command(*argv: str, protocol: bool = False, env: dict[str, str] | None = None) -> Command:
+    return Command(argv, env or dict(os.environ), Path("/"), TcpEndpoint(1), protocol)
+
+
+def python(code: str, **options: object) -> Command:
+    return command(sys.executable, "-c", code, **options)  # type: ignore[arg-type]
+
+
+class Output:
+    def __init__(self) -> None:
+        self.of = {"stdout": b"", "stderr": b""}
+
+    def __call__(self, stream: str, chunk: bytes) -> None:
+        self.of[stream] += chunk
+
+
+async def test_output_of_both_streams_is_complete_when_the_end_is_known() -> None:
+    """What a child printed just before it ended is not lost."""
+    output = Output()
+    code = "import sys; print('out' * 50000); print('err' * 50000, file=sys.stderr); sys.exit(3)"
+
+    process = Process(python(code), output)
+    returncode = await process.wait()
+
+    assert returncode == 3
+    assert output.of == {"stdout": b"out" * 50000 + b"\n", "stderr": b"err" * 50000 + b"\n"}
+
+
+async def test_a_signal_is_a_negative_exit_code() -> None:
+    """A child killed by a signal is told from one that exited."""
+    process = Process(python("import time; time.sleep(60)"), Output())
+
+    process.signal_group(signal.SIGKILL)
+
+    assert await process.wait() == -signal.SIGKILL
+
+
+async def test_closing_stdin_is_seen_by_the_child() -> None:
+    """A child in child mode learns from its stdin that it should leave."""
+    process = Process(python("import sys; sys.stdin.read(); sys.exit(7)", protocol=True), Output())
+
+    process.close_stdin()
+
+    assert await process.wait() == 7
+
+
+async def test_other_children_have_no_stdin() -> None:
+    """A server that reads stdin gets an end at once instead of our terminal."""
+    output = Output()
+
+    process = Process(python("import sys; print(repr(sys.stdin.read()))"), output)
+    await process.wait()
+
+    assert output.of["stdout"] == b"''\n"
+
+
+async def test_what_the_child_started_ends_with_it() -> None:
+    """Grandchildren in its process group do not survive, even if they hold the pipes."""
+    output = Output()
+    code = (
+        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+        "print(p.pid, flush=True)"
+    )
+
+    process = Process(python(code), output)
+    await process.wait()
+
+    grandchild = int(output.of["stdout"])
+    eventually(lambda: not alive(grandchild))
+
+
+async def test_a_child_has_its_own_session() -> None:
+    """Ctrl-C in our terminal does not reach the children before we have drained them."""
+    output = Output()
+
+    process = Process(python("import os; print(os.getsid(0) == os.getpid())"), output)
+    await process.wait()
+
+    assert output.of["stdout"] == b"True\n"
+
+
+async def test_nothing_is_left_open() -> None:
+    """A finished process holds no file descriptor of ours."""
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    for _ in range(5):
+        await Process(python("print('x')", protocol=True), Output()).wait()
+
+    assert len(set(os.listdir("/proc/self/fd"))) <= len(before)  # noqa: PTH208
+
+
+async def test_a_program_that_is_not_there_is_an_exit_with_a_reason() -> None:
+    """`setpriv` turns a failed exec into exit code 127 and a line that the catalogue knows."""
+    output = Output()
+
+    process = Process(command("/nonexistent/llama-server"), output)
+
+    assert await process.wait() in {126, 127}
+    assert b"/nonexistent/llama-server" in output.of["stderr"]
