@@ -72,13 +72,17 @@ def models_table(models: Sequence[Mapping[str, Any]]) -> None:
             size(model["size_bytes"]),
             model["quantisation"] or "",
             str(model["context"] or ""),
-            Text("; ".join(model["problems"]), "red") if model["problems"] else Text("ok", "green"),
+            _files(model["problems"]),
         )
         for model in models[:ROWS_SHOWN]
     ]
     table(("model", "size", "quantisation", "context", "files"), rows)
     if len(models) > ROWS_SHOWN:
         console.print(f"… and {len(models) - ROWS_SHOWN} more; `llama-supervise check` shows all")
+
+
+def _files(causes: Sequence[str]) -> Text:
+    return Text(", ".join(cause.replace("_", " ") for cause in causes), "red") if causes else Text("ok", "green")
 
 
 def processes_table(models: Sequence[Mapping[str, Any]]) -> None:

@@ -106,5 +106,5 @@ def _row(config: Config, name: str, found: Inspection) -> dict[str, object]:
         "size_bytes": found.size,
         "quantisation": header.quantisation if header else None,
         "context": config.models[name].options.get("ctx-size") or (header.context_length if header else None),
-        "problems": [problem.message for problem in found.problems],
+        "problems": [problem.cause for problem in found.problems],
     }

@@ -48,7 +48,7 @@ def _model(service: Service, model: Model, now: float) -> dict[str, object]:
         "quantisation": header.quantisation if header else None,
         "context": context or (header.context_length if header else None),
         "waiting": sum(ticket.model == model.id for ticket in service.pool.fleet.queue),
-        "problems": [problem.message for problem in inspection.problems] if inspection else [],
+        "problems": [problem.cause for problem in inspection.problems] if inspection else [],
         "process": _process(service, model, now),
     }
 

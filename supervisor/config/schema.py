@@ -80,9 +80,9 @@ def _sampling(place: Place) -> str:
 
 
 def _path_of_url(value: object) -> str:
-    if isinstance(value, str) and value.startswith("/"):
+    if isinstance(value, str) and (value.startswith("/") or value == "none"):
         return value
-    raise Mismatch('a path such as "/health"')
+    raise Mismatch('a path such as "/health", or "none"')
 
 
 DURATION = of(quantities.duration, {"$ref": "#/$defs/duration"})
@@ -106,7 +106,7 @@ SERVER = {
     "max_queue": Key(integer(0), "Requests that may wait; the next one is told to come back later.", 1000),
     "max_wait": Key(DURATION, "How long later requests may overtake a waiting one.", "1m"),
     "drain_timeout": Key(DURATION, "How long an unload waits for requests in flight before it cuts them.", "30s"),
-    "stop_timeout": Key(DURATION, "How long a model's process gets to leave before it is killed.", "1s"),
+    "stop_timeout": Key(DURATION, "How long a server run by `cmd` gets to leave before it is killed.", "10s"),
     "max_body": Key(POSITIVE_SIZE, "The largest request accepted.", "256MiB"),
     "log_buffer": Key(SIZE, "How much of each model's output is kept.", "256KiB"),
     "management": Key(
@@ -144,7 +144,9 @@ MODEL = {
     "concurrency": Key(integer(1), "Requests sent to it at a time; without it llama-server queues by itself."),
     "load_timeout": Key(POSITIVE_DURATION, "How long a start may go without a sign of life.", "2m"),
     "check_endpoint": Key(
-        of(_path_of_url, {"type": "string", "pattern": "^/"}), "The path that answers 200 once it is ready.", "/health"
+        of(_path_of_url, {"type": "string", "pattern": "^(/|none$)"}),
+        'The path that answers 200 once it is ready; "none" if a connection is enough.',
+        "/health",
     ),
     "transport": Key(
         one_of({each.value: each for each in Transport}), "How we talk to it: a unix socket or a TCP port.", "unix"

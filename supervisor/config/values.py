@@ -103,8 +103,8 @@ class Server:
     """Seconds for which later requests may overtake a waiting one."""
     drain_timeout: float = 30.0
     """Seconds an unload waits for requests in flight before it cuts them."""
-    stop_timeout: float = 1.0
-    """Seconds a child gets to leave before SIGKILL."""
+    stop_timeout: float = 10.0
+    """Seconds a server that is no llama-server gets to leave before SIGKILL."""
     max_body: int = 256 * 1024**2
     """Bytes of a request body; more is answered 413."""
     log_buffer: int = 256 * 1024

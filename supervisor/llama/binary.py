@@ -147,7 +147,7 @@ def _search(places: Places) -> Iterator[Path]:
 
 
 def _on_path(places: Places, name: str) -> Iterator[Path]:
-    for folder in places.path.split(os.pathsep):
+    for folder in dict.fromkeys(places.path.split(os.pathsep)):
         if folder.startswith("/"):
             yield Path(folder) / name
 

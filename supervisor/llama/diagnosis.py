@@ -87,7 +87,7 @@ def report(
 ) -> Failure:
     """The one report of a failure that every face of the service shows."""
     phase = "preparing" if end is None else end.phase
-    happened = "stopped while serving" if phase == "serving" else "could not start"
+    happened = {"preparing": "cannot start", "serving": "stopped while serving"}.get(phase, "could not start")
     return Failure(
         id=uuid.uuid4().hex[:12],
         model=model,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
+from supervisor.config.problems import nearest
+from supervisor.config.schema import MODEL
 from supervisor.llama.binary import BinaryNotFound, NotExecutable, check_executable, find_binary, is_llama_server
 from supervisor.llama.command import PATHS, SECRETS, Surroundings, child_environment, model_options, resolved
 from supervisor.llama.diagnosis import Diagnosis, match_line
@@ -50,6 +52,7 @@ class Inspector:
     def __init__(self, around: Surroundings, *, cache_dir: Path | None) -> None:
         self._around = around
         self._cache_dir = cache_dir
+        self._binaries: dict[str | None, Path] = {}
         self._headers: dict[Path, tuple[tuple[int, int], Header | GgufError]] = {}
 
     async def inspect(self, model: Model) -> Inspection:
@@ -58,15 +61,13 @@ class Inspector:
             problem = self._program_problem(model.cmd[0])
             return Inspection(problems=(problem,) if problem else ())
         try:
-            binary = find_binary(
-                model.binary, base=self._around.base, environ=self._around.environ, home=self._around.home
-            )
+            binary = self._binary(model.binary)
             check_executable(binary)
             catalogue = await self._catalogue(binary, model)
         except (BinaryNotFound, NotExecutable, HelpFailed) as exc:
             return Inspection(problems=(_binary_problem(exc),))
         options = model_options(model, self._around)
-        flags = [] if catalogue is None else [_flag_problem(problem) for problem in _flags(catalogue, options)]
+        flags = _flag_problems(catalogue, options) if catalogue else ()
         files = await anyio.to_thread.run_sync(self._inspect_files, options)
         return Inspection(
             problems=(*flags, *files.problems),
@@ -76,6 +77,15 @@ class Inspector:
             projector=files.projector,
             size=files.size,
         )
+
+    def _binary(self, named: str | None) -> Path:
+        """Searching takes 2 ms, which a swap need not pay again."""
+        known = self._binaries.get(named)
+        if known is None or not known.exists():
+            around = self._around
+            known = find_binary(named, base=around.base, environ=around.environ, home=around.home)
+            self._binaries[named] = known
+        return known
 
     async def _catalogue(self, binary: Path, model: Model) -> Catalogue | None:
         if not is_llama_server(binary):
@@ -143,14 +153,12 @@ class Inspector:
         return known[1]
 
 
-def _flags(catalogue: Catalogue, options: dict[str, Option]) -> Iterator[tuple[str, str, str]]:
+def _flag_problems(catalogue: Catalogue, options: dict[str, Option]) -> Iterator[Diagnosis]:
     known = {key: value for key, value in options.items() if key not in SECRETS}
-    return ((problem.cause, problem.message, problem.hint) for problem in check_options(catalogue, known))
-
-
-def _flag_problem(problem: tuple[str, str, str]) -> Diagnosis:
-    cause, message, hint = problem
-    return Diagnosis(cause, message, hint)
+    for problem in check_options(catalogue, known):
+        ours = nearest(problem.key.replace("-", "_"), MODEL) if problem.cause == "unknown_flag" else None
+        hint = f"did you mean our own key `{ours}`?" if ours else problem.hint
+        yield Diagnosis(problem.cause, problem.message, hint)
 
 
 def _binary_problem(exc: BinaryNotFound | NotExecutable | HelpFailed) -> Diagnosis:
