@@ -310,8 +310,8 @@ def test_anthropic_unknown_model(anthropic_client: anthropic.Anthropic) -> None:
 
 def test_anthropic_malformed_request(anthropic_client: anthropic.Anthropic) -> None:
     """What llama-server refuses is a BadRequestError with its words."""
-    with pytest.raises(anthropic.BadRequestError, match="messages"):
-        anthropic_client.messages.create(model="text", messages="nonsense", max_tokens=5)  # type: ignore[arg-type]
+    with pytest.raises(anthropic.BadRequestError, match="type must be number, but is string"):
+        anthropic_client.messages.create(model="text", messages=HELLO, max_tokens="many")  # type: ignore[arg-type]
 
 
 def test_anthropic_stream_of_a_killed_child(service: RunningService, anthropic_client: anthropic.Anthropic) -> None:
