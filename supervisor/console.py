@@ -54,7 +54,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None
     """A table on a terminal; elsewhere one line per row, its cells separated by tabs."""
     if not console.is_terminal:
         for row in rows:
-            console.print("\t".join(str(cell) for cell in row), markup=False)
+            print("\t".join(str(cell) for cell in row))  # rich would turn the tabs into spaces
         return
     shown = Table(box=None, pad_edge=False, header_style="dim")
     for heading in headings:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 PROJECTOR = "clip"
 """The architecture a projector names in its header."""
+
+NEIGHBOURS = 500
+"""Files whose names are compared with one that is missing."""
 
 _WEIGHTS = ("model", "mmproj", "spec-draft-model", "model-draft")
 _SOURCES = {"model", "m", "hf-repo", "hf", "hfr", "docker-repo", "dr"}
@@ -215,8 +220,9 @@ def _missing_hint(path: Path) -> str:
     parent = next(parent for parent in path.parents if parent.exists())
     if parent != path.parent:
         return f"the directory `{path.parent}` does not exist either; the path is right up to `{parent}`"
-    others = sorted(other.name for other in path.parent.glob("*.gguf"))[:5]
-    return f"in that directory there is: {', '.join(others)}" if others else "check the path, or download the file"
+    others = sorted(other.name for other in islice(path.parent.glob("*.gguf"), NEIGHBOURS))
+    close = difflib.get_close_matches(path.name, others, n=3, cutoff=0.0)
+    return f"in that directory there is: {', '.join(close)}" if close else "check the path, or download the file"
 
 
 def _gguf_problem(what: str, path: Path, error: GgufError) -> Diagnosis:
