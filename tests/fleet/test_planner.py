@@ -14,6 +14,7 @@ from supervisor.fleet.values import (
     Exited,
     Grant,
     Phase,
+    Reason,
     Refuse,
     Released,
     Requested,
@@ -94,6 +95,15 @@ def test_wanted_load_is_not_evicted() -> None:
     scene.when(Requested("b1")).then()
     scene.when(BecameReady("a")).then(Grant("a1", "a"))
     scene.when(Released("a1")).then(Terminate("a"))
+
+
+def test_load_that_a_later_ticket_waits_for_is_not_evicted() -> None:
+    """Not even when he came after the one who needs the place: half a load helps nobody (llama.cpp #25528)."""
+    scene = given("a", "b").when(Requested("a1")).when(Requested("b1")).when(Requested("a2"))
+
+    scene.when(Abandoned("a1")).then()
+    scene.when(BecameReady("a")).then(Grant("a2", "a"))
+    scene.when(Released("a2")).then(Terminate("a"))
 
 
 # Swapping.
@@ -205,6 +215,7 @@ def test_terminated_victim_does_not_come_back() -> None:
     scene = given("a", "b").has("a").when(Requested("b1"))
 
     scene.when(Abandoned("b1")).then()
+    assert scene.run("a").retiring is Reason.EVICTED
     scene.when(Requested("a1")).then()
     scene.when(Exited("a")).then(Spawn("a"))
 
@@ -529,6 +540,16 @@ def test_unload_while_loading_refuses_who_waits() -> None:
     scene.when(UnloadAsked("a")).then(Refuse("a1", ModelUnloaded), Refuse("a2", ModelUnloaded), Terminate("a"))
     scene.when(Exited("a")).then()
     assert scene.waiting == ["b1"]
+
+
+def test_unload_of_a_ready_model_keeps_who_waits_for_it() -> None:
+    """Who waits for a place in a model that is unloaded gets one in a fresh child."""
+    scene = given(Model("a", concurrency=1)).has("a").when(Requested("a1")).when(Requested("a2"))
+
+    scene.when(UnloadAsked("a")).then()
+    scene.when(Released("a1")).then(Terminate("a"))
+    scene.when(Exited("a")).then(Spawn("a"))
+    scene.when(BecameReady("a")).then(Grant("a2", "a"))
 
 
 def test_unload_of_a_victim_is_final() -> None:
