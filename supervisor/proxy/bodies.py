@@ -55,7 +55,7 @@ def model_in_json(body: bytes) -> str | None:
         return _decoder.decode(body).model
     except msgspec.ValidationError as exc:
         raise InvalidRequest(f"the request body: {exc}", hint='expected a JSON object with "model": "NAME"') from exc
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequest(f"the request body is not valid JSON: {exc}") from exc
 
 

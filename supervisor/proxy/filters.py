@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec.json
+import msgspec
+
+from supervisor.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from supervisor.config.values import Filters
@@ -12,7 +14,10 @@ if TYPE_CHECKING:
 
 def apply(filters: Filters, body: bytes) -> bytes:
     """The body with fields stripped, defaults filled in and forced ones set; `model` is never touched."""
-    fields = msgspec.json.decode(body)
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidRequest(f"the request body is not valid JSON: {exc}") from exc
     if not isinstance(fields, dict):
         return body
     for name in filters.strip:

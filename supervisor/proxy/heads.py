@@ -68,7 +68,7 @@ def header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | Non
 
 def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """The headers that a Connection header declares to be for this hop only."""
-    value = header(headers, b"connection")
-    if value is None or value in {b"keep-alive", b"Keep-Alive", b"close"}:
+    values = [value for name, value in headers if name == b"connection"]
+    if not values or values in ([b"keep-alive"], [b"Keep-Alive"], [b"close"]):
         return frozenset()
-    return frozenset(token.strip().lower() for token in value.split(b","))
+    return frozenset(token.strip().lower() for token in b",".join(values).split(b","))

@@ -158,6 +158,8 @@ async def _relay(connection: Connection, run: LiveRun, call: Call, send: Send) -
     is_cross_origin = header(call.headers, b"origin") is not None
     status, headers = await connection.head()
     answer = response_headers(headers, is_cross_origin=is_cross_origin)
+    if status in {204, 304}:
+        answer = [pair for pair in answer if pair[0] != b"content-length"]  # of the body that is not sent
     await send({"type": "http.response.start", "status": status, "headers": answer})
     chunk: bytes | None = b""
     try:
@@ -169,7 +171,7 @@ async def _relay(connection: Connection, run: LiveRun, call: Call, send: Send) -
     except UpstreamBroken as exc:
         error = await _last_words(run, exc)
         logger.warning("an answer of %s was cut: %s", run.model.id, error)
-        if not is_event_stream(headers):
+        if not is_event_stream(headers) or header(headers, b"content-length") is not None:
             return  # uvicorn closes the connection: the only way to say that bytes are missing
         chunk = b"\n\n" + error_event(error, call.dialect)
         await send({"type": "http.response.body", "body": chunk, "more_body": False})

@@ -102,6 +102,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """End the connection, and with it what the child still does for it."""
+        self._ends_with_connection = False  # an end of our making is nobody's end of a body
         if not self.is_closed:
             self._transport.abort()
 
@@ -141,8 +142,13 @@ class Connection(asyncio.Protocol):
 
     # httptools
 
+    def on_message_begin(self) -> None:
+        if self._is_complete:
+            raise ValueError("a response nobody asked for")  # httptools makes it an error of the parser
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if not self._is_started:  # else a trailer
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()
@@ -177,6 +183,7 @@ class Upstream:
         self.endpoint = endpoint
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
+        self._is_closed = False
         self._loop = asyncio.get_running_loop()
 
     async def acquire(self, *, fresh: bool = False) -> Connection:
@@ -184,6 +191,8 @@ class Upstream:
 
         Raises `UpstreamUnreachable`.
         """
+        if self._is_closed:
+            raise UpstreamUnreachable(f"{self.endpoint} is being stopped")
         oldest = self._loop.time() - IDLE_SECONDS
         while self._idle and not fresh:
             connection = self._idle.pop()
@@ -207,6 +216,7 @@ class Upstream:
 
     def close(self) -> None:
         """Close every connection; exchanges under way break."""
+        self._is_closed = True
         for connection in (*self._idle, *self._busy):
             connection.close()
         self._idle.clear()

@@ -75,6 +75,7 @@ async def _to_child(client: WebSocket, child: ClientConnection, scope: anyio.Can
         while True:
             message = await client.receive()
             if message["type"] == "websocket.disconnect":
+                await child.close(_sendable(message.get("code")), message.get("reason") or "")
                 break
             data = message.get("text")
             await child.send(message["bytes"] if data is None else data)
@@ -87,8 +88,18 @@ async def _to_client(child: ClientConnection, client: WebSocket) -> None:
     try:
         async for message in child:
             await (client.send_text(message) if isinstance(message, str) else client.send_bytes(message))
-        await client.close(child.close_code or 1000, child.close_reason)
-    except ConnectionClosed:
-        await client.close(ENDED_ABNORMALLY)
-    except WebSocketDisconnect:
+    except (ConnectionClosed, WebSocketDisconnect):
         pass
+    with contextlib.suppress(WebSocketDisconnect):  # or it was the client that ended it
+        await client.close(_sendable(child.close_code), child.close_reason)
+
+
+def _sendable(code: int | None) -> int:
+    """A close code as it may be sent: some only say that none came (RFC 6455, 7.4.1)."""
+    match code:
+        case None | 1005:
+            return 1000
+        case 1006 | 1015:
+            return ENDED_ABNORMALLY
+        case _:
+            return code

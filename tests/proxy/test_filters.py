@@ -1,0 +1,59 @@
+"""What a model's filters do to a request's JSON."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor.config.values import Filters
+from supervisor.proxy import filters
+
+scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text(st.characters(codec="utf-8"), max_size=8)
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3), max_leaves=6)
+objects = st.dictionaries(st.sampled_from(["model", "a", "b", "c", "é"]), values)
+
+
+def applied(rules: Filters, fields: dict[str, object]) -> dict[str, object]:
+    result: dict[str, object] = json.loads(filters.apply(rules, json.dumps(fields).encode()))
+    return result
+
+
+def test_strip() -> None:
+    """A stripped field is gone, whoever set it; one that is not there is no error."""
+    assert applied(Filters(strip=("a", "b")), {"model": "m", "a": 1, "c": 2}) == {"model": "m", "c": 2}
+
+
+def test_defaults_yield_to_the_client() -> None:
+    """A default fills in what the client left out; null and 0 are what the client said."""
+    rules = Filters(defaults={"a": 1, "b": 1, "c": 1})
+
+    assert applied(rules, {"b": None, "c": 0}) == {"a": 1, "b": None, "c": 0}
+
+
+def test_forced_fields_win() -> None:
+    """A forced field has our value whatever the client sent, nested values as a whole."""
+    rules = Filters(force={"a": {"x": 1}, "b": True})
+
+    assert applied(rules, {"a": {"y": 2}}) == {"a": {"x": 1}, "b": True}
+
+
+def test_unicode_stays_itself() -> None:
+    """Text in other fields means the same afterwards."""
+    body = '{"messages": ["héllo \\u00e9 \U0001f999 \\ud83e\\udd99"]}'.encode()
+
+    assert json.loads(filters.apply(Filters(force={"a": 1}), body))["messages"] == ["héllo é 🦙 🦙"]
+
+
+def test_anything_but_an_object_is_left_alone() -> None:
+    """JSON that is no object has no fields to filter."""
+    assert filters.apply(Filters(force={"a": 1}), b"[ 1 ]") == b"[ 1 ]"
+
+
+@given(objects, objects)
+def test_other_fields_are_untouched(fields: dict[str, object], forced: dict[str, object]) -> None:
+    """A filter changes the fields it names and no other."""
+    result = applied(Filters(force=forced), fields)  # type: ignore[arg-type]
+
+    assert result == fields | forced

@@ -1,0 +1,559 @@
+"""Connections to a child: every way a response can be framed, cut and mangled, and which connections live on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor.errors import UpstreamUnreachable
+from supervisor.llama.endpoint import TcpEndpoint, UnixEndpoint
+from supervisor.proxy.upstream import HIGH_WATER, IDLE_SECONDS, Connection, Headers, Upstream, UpstreamBroken
+from tests.proxy.conftest import scripted
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"
+
+
+async def whole(connection: Connection, method: bytes = b"GET") -> tuple[int, Headers, bytes]:
+    """One exchange to its end."""
+    connection.send(method, REQUEST.replace(b"GET", method), b"")
+    status, headers = await connection.head()
+    return status, headers, await rest(connection)
+
+
+async def rest(connection: Connection, *, into: list[bytes] | None = None) -> bytes:
+    """What is left of the body; `into` has what came before it broke."""
+    chunks = [] if into is None else into
+    while (chunk := await connection.read()) is not None:
+        assert chunk, "no empty chunks"
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def until(fact: Callable[[], object]) -> None:
+    """Wait for a fact in this loop; `scripted` sets the limit."""
+    while not fact():  # noqa: ASYNC110 - a transport tells its state, but has no event for it
+        await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def child(*answers: bytes | None) -> AsyncIterator[Upstream]:
+    """A child that gives these answers one by one, however connections come; None ends the connection in between."""
+    left = list(answers)
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while left:
+            await reader.readuntil(b"\r\n\r\n")
+            answer = left.pop(0)
+            if answer is None:
+                return
+            writer.write(answer)
+            if left and left[0] is None:
+                left.pop(0)
+                return
+        await reader.read()
+
+    async with scripted(script) as endpoint:
+        upstream = Upstream(endpoint)
+        yield upstream
+        upstream.close()
+
+
+# Framings.
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "body"),
+    [
+        (OK, 200, b"ok"),
+        (CHUNKED, 200, b"hello"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", 200, b""),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", 404, b"no"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", 204, b""),
+        (b"HTTP/1.1 304 Not Modified\r\n\r\n", 304, b""),
+        (b"HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n", 304, b""),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, 200, b"ok"),
+        (b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + CHUNKED, 200, b"hello"),
+    ],
+)
+async def test_framing(answer: bytes, status: int, body: bytes) -> None:
+    """A response ends where its framing says, and its connection serves the next one."""
+    async with child(answer, OK) as upstream:
+        connection = await upstream.acquire()
+        assert await whole(connection) == (status, connection._headers, body)
+        upstream.release(connection)
+        again = await upstream.acquire()
+
+        assert again is connection
+        assert (await whole(again))[2] == b"ok"
+
+
+async def test_headers_of_early_answers_are_dropped() -> None:
+    """What comes with a 1xx is not part of the response's head; names are lower case, the order is kept."""
+    early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    late = b"HTTP/1.1 200 OK\r\nSet-Cookie: a\r\nX-B: 1\r\nset-cookie: b\r\ncontent-length: 0\r\n\r\n"
+    async with child(early + late) as upstream:
+        _, headers, _ = await whole(await upstream.acquire())
+
+        assert headers == [(b"set-cookie", b"a"), (b"x-b", b"1"), (b"set-cookie", b"b"), (b"content-length", b"0")]
+
+
+async def test_unix_socket(tmp_path: Path) -> None:
+    """A child on a unix socket is reached like one on a port."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readuntil(b"\r\n\r\n") == REQUEST
+        writer.write(OK)
+        await reader.read()
+
+    async with scripted(script, unix=tmp_path / "x.sock") as endpoint:
+        upstream = Upstream(endpoint)
+        connection = await upstream.acquire()
+
+        assert (await whole(connection))[2] == b"ok"
+        upstream.release(connection)
+        upstream.close()
+
+
+async def test_body_until_the_connection_ends() -> None:
+    """Without a length the body is everything up to the end, and the connection is not used again."""
+    async with child(b"HTTP/1.0 200 OK\r\n\r\nall of it", None, OK) as upstream:
+        connection = await upstream.acquire()
+        assert (await whole(connection))[2] == b"all of it"
+        upstream.release(connection)
+
+        assert await upstream.acquire() is not connection
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"],
+)
+async def test_head_has_no_body(answer: bytes) -> None:
+    """A response to HEAD ends with its head, whatever length it tells; its connection is not used again."""
+    async with child(answer, OK) as upstream:
+        connection = await upstream.acquire()
+        status, _, body = await whole(connection, b"HEAD")
+        assert (status, body) == (200, b"")
+        upstream.release(connection)
+
+        assert await upstream.acquire() is not connection
+
+
+async def test_byte_by_byte() -> None:
+    """It does not matter how a response is cut into segments."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for byte in CHUNKED:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0)
+        await reader.read()
+
+    async with scripted(script) as endpoint:
+        upstream = Upstream(endpoint)
+        assert (await whole(await upstream.acquire()))[2] == b"hello"
+        upstream.close()
+
+
+class Wire:
+    """A transport that remembers what was done to it."""
+
+    def __init__(self, protocol: Connection) -> None:
+        self._protocol = protocol
+        self.written = b""
+        self.is_paused = False
+        self.is_closing = False
+        protocol.connection_made(self)  # type: ignore[arg-type]
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+
+    def abort(self) -> None:
+        if not self.is_closing:
+            self.is_closing = True
+            asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+
+
+names = st.sampled_from([b"x-a", b"X-B", b"Content-Type", b"set-cookie"])
+headers = st.lists(st.tuples(names, st.sampled_from([b"", b"1", b"a b; c=\xff", b"text/event-stream"])), max_size=4)
+
+
+@st.composite
+def responses(draw: st.DrawFn) -> tuple[list[bytes], tuple[int, Headers, bytes], bool]:
+    """Segments of a response, what it says, and whether it ends with the connection."""
+    status = draw(st.sampled_from([200, 201, 404, 500]))
+    parts = draw(st.lists(st.binary(min_size=1, max_size=20), max_size=5))
+    told = draw(headers)
+    framing = draw(st.sampled_from(["length", "chunked", "close"]))
+    body = b"".join(parts)
+    match framing:
+        case "length":
+            told = [*told, (b"Content-Length", b"%d" % len(body))]
+        case "chunked":
+            told = [*told, (b"Transfer-Encoding", b"chunked")]
+            body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+    early = b"HTTP/1.1 100 Continue\r\nx-early: 1\r\n\r\n" * draw(st.integers(0, 2))
+    head = b"HTTP/1.1 %d X\r\n" % status + b"".join(name + b": " + value + b"\r\n" for name, value in told) + b"\r\n"
+    raw = early + head + body
+    cuts = sorted(draw(st.sets(st.integers(1, len(raw) - 1), max_size=12)))
+    segments = [raw[start:end] for start, end in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
+    meant = [(name.lower(), value.strip()) for name, value in told]
+    return segments, (status, meant, b"".join(parts)), framing == "close"
+
+
+@given(responses())
+def test_any_split(case: tuple[list[bytes], tuple[int, Headers, bytes], bool]) -> None:
+    """Any response, in any segments, gives the same status, headers and body, and tells whether it may go on."""
+    segments, meant, ends = case
+
+    async def exchange() -> tuple[int, Headers, bytes]:
+        connection = Connection()
+        Wire(connection)
+        reading = asyncio.create_task(whole(connection))
+        await asyncio.sleep(0)
+        for segment in segments:
+            connection.data_received(segment)
+            if len(segments) % 2:
+                await asyncio.sleep(0)  # let the reader see this much of it
+        if ends:
+            connection.connection_lost(None)
+        result = await reading
+        assert connection.can_be_reused is not ends
+        return result
+
+    assert asyncio.run(exchange()) == meant
+
+
+# What breaks.
+
+
+@pytest.mark.parametrize(
+    ("answer", "begin"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort", b"short"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nshort\r\n", b"short"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n9\r\nshort", b"short"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", b""),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nshort\r\ngarbage\r\n", b"short"),
+    ],
+)
+async def test_short_body(answer: bytes, begin: bytes) -> None:
+    """A body that ends early is never taken for a whole one; what came of it is given out first."""
+    async with child(answer, None) as upstream:
+        connection = await upstream.acquire()
+        connection.send(b"GET", REQUEST, b"")
+        await connection.head()
+        got: list[bytes] = []
+        with pytest.raises(UpstreamBroken) as caught:
+            await rest(connection, into=got)
+
+        assert b"".join(got) == begin
+        assert caught.value.started
+        upstream.release(connection)
+        assert not connection.can_be_reused
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"garbage\r\n\r\n",
+        b"\x16\x03\x01\x00\x00",
+        b"HTTP/1.1 200 OK\r\ncontent-length: two\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\nok",
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+    ],
+)
+async def test_no_head(answer: bytes) -> None:
+    """An end or nonsense before the head is complete is told as such."""
+    async with child(answer, None) as upstream:
+        connection = await upstream.acquire()
+        connection.send(b"GET", REQUEST, b"")
+        with pytest.raises(UpstreamBroken) as caught:
+            await connection.head()
+
+        assert not caught.value.started
+
+
+@pytest.mark.parametrize("begin", [b"", OK[:-1], b"HTTP/1.0 200 OK\r\n\r\nall"])
+async def test_reset(begin: bytes) -> None:
+    """A reset is no end of a body, not even of one that lasts until the connection ends."""
+    seen = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(begin)
+        if begin:
+            await seen.wait()
+        linger = struct.pack("ii", 1, 0)  # not at all: closing resets
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
+
+    async with scripted(script) as endpoint:
+        connection = await Upstream(endpoint).acquire()
+        connection.send(b"GET", REQUEST, b"")
+        if begin:
+            await connection.head()
+            await connection.read()
+            seen.set()
+        with pytest.raises(UpstreamBroken) as caught:
+            await (connection.read() if begin else connection.head())
+
+        assert caught.value.started is bool(begin)
+
+
+async def test_nobody_there(tmp_path: Path) -> None:
+    """An address where nobody listens is an error that names it."""
+    async with child() as upstream:
+        endpoint = upstream.endpoint
+
+    for gone in (endpoint, UnixEndpoint(tmp_path / "none.sock")):
+        with pytest.raises(UpstreamUnreachable) as caught:
+            await Upstream(gone).acquire()
+        assert str(gone) in caught.value.message
+
+
+# Which connections live on.
+
+
+async def test_most_recent_first() -> None:
+    """Idle connections are used again, the last one first."""
+    async with child(*[OK] * 3) as upstream:
+        first, second = await upstream.acquire(), await upstream.acquire()
+        for connection in (first, second):
+            await whole(connection)
+            upstream.release(connection)
+
+        assert (first.has_served, second.has_served) == (True, True)
+        assert await upstream.acquire() is second
+        assert await upstream.acquire() is first
+        assert (await upstream.acquire()).has_served is False
+
+
+async def test_idle_too_long() -> None:
+    """A connection that the child is about to close is not used any more."""
+    async with child(OK, OK) as upstream:
+        connection = await upstream.acquire()
+        await whole(connection)
+        upstream.release(connection)
+        connection.used_at -= IDLE_SECONDS
+
+        assert await upstream.acquire() is not connection
+        await until(lambda: connection.is_closed)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nConnection: close\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: Close\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
+    ],
+)
+async def test_not_kept(answer: bytes) -> None:
+    """A child that says it will close is taken at its word."""
+    async with child(answer, OK) as upstream:
+        connection = await upstream.acquire()
+        assert (await whole(connection))[2] == b"ok"
+        upstream.release(connection)
+
+        assert await upstream.acquire() is not connection
+        await until(lambda: connection.is_closed)
+
+
+async def test_unread_answer() -> None:
+    """A connection given back in the middle of its response is closed, which tells the child to stop."""
+    gone = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK[:-1])
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        gone.set()
+
+    async with scripted(script) as endpoint:
+        upstream = Upstream(endpoint)
+        connection = await upstream.acquire()
+        connection.send(b"GET", REQUEST, b"")
+        await connection.head()
+        upstream.release(connection)
+
+        await gone.wait()
+        assert await upstream.acquire() is not connection
+        upstream.close()
+
+
+@pytest.mark.parametrize("extra", [b"HTTP/1.1 200 OK\r\n", b"garbage"])
+async def test_bytes_nobody_asked_for(extra: bytes) -> None:
+    """A child that goes on talking after its response loses the connection, not the response."""
+    say_more = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK)
+        await say_more.wait()
+        writer.write(extra)
+        await reader.read()
+
+    async with scripted(script) as endpoint:
+        upstream = Upstream(endpoint)
+        connection = await upstream.acquire()
+        assert (await whole(connection))[2] == b"ok"
+        upstream.release(connection)
+        say_more.set()
+
+        await until(lambda: connection.is_closed)
+        assert await upstream.acquire() is not connection
+        upstream.close()
+
+
+async def test_garbage_right_behind_the_answer() -> None:
+    """Garbage in the same segment does not spoil the response, but ends the connection."""
+    async with child(OK + b"\x00garbage", OK) as upstream:
+        connection = await upstream.acquire()
+        assert (await whole(connection))[2] == b"ok"
+        upstream.release(connection)
+
+        await until(lambda: connection.is_closed)
+
+
+async def test_closing_breaks_exchanges() -> None:
+    """When a child is cut, an answer under way breaks and idle connections end."""
+    async with child(OK, OK[:-1]) as upstream:
+        busy, idle = await upstream.acquire(), await upstream.acquire()
+        await whole(idle)
+        upstream.release(idle)
+        busy.send(b"GET", REQUEST, b"")
+        await busy.head()
+        assert await busy.read() == b"o"
+        upstream.close()
+
+        with pytest.raises(UpstreamBroken):
+            await busy.read()
+        await until(lambda: idle.is_closed)
+
+
+# Pressure.
+
+
+async def test_slow_reader_slows_the_child() -> None:
+    """While nobody reads, the child cannot go on for ever: what waits here stays small, and nothing of it is lost."""
+    piece = b"x" * 65536
+    blocked = asyncio.Event()
+    sent = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        transport: Any = writer.transport
+        transport.set_write_buffer_limits(high=0)
+        while not blocked.is_set() or sent < 100 * HIGH_WATER:
+            writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            sent += len(piece)
+            if transport.get_write_buffer_size() > 4 * HIGH_WATER:
+                blocked.set()
+            if blocked.is_set():
+                await writer.drain()
+            else:
+                await asyncio.sleep(0)
+        writer.write(b"0\r\n\r\n")
+        await reader.read()
+
+    async with scripted(script) as endpoint:
+        upstream = Upstream(endpoint)
+        connection = await upstream.acquire()
+        connection.send(b"GET", REQUEST, b"")
+        await connection.head()
+        await blocked.wait()
+        transport: Any = connection._transport
+        await until(lambda: not transport.is_reading())
+
+        chunk = await connection.read()
+        assert chunk is not None
+        assert HIGH_WATER < len(chunk) <= 3 * HIGH_WATER
+        assert transport.is_reading()
+        assert len(chunk) + len(await rest(connection)) == sent
+        assert connection.can_be_reused
+        upstream.release(connection)
+        upstream.close()
+
+
+async def test_large_request() -> None:
+    """A body of any size reaches the child whole."""
+    body = bytes(range(256)) * 8 * 1024
+    got: list[bytes] = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        got.append(await reader.readexactly(len(body)))
+        writer.write(OK)
+        await reader.read()
+
+    async with scripted(script) as endpoint:
+        upstream = Upstream(endpoint)
+        connection = await upstream.acquire()
+        connection.send(b"POST", REQUEST, body)
+        await connection.head()
+
+        assert got == [body]
+        upstream.close()
+
+
+async def test_cancelled_wait_leaves_nothing() -> None:
+    """Who is cancelled while a child is silent gives its connection back closed; the child sees that."""
+    asked, gone = asyncio.Event(), asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        gone.set()
+
+    async with scripted(script) as endpoint:
+        upstream = Upstream(endpoint)
+        connection = await upstream.acquire()
+        waiting = asyncio.create_task(whole(connection))
+        await asked.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        upstream.release(connection)
+
+        await gone.wait()
+        assert repr(upstream) == f"<Upstream {endpoint} [0 busy, 0 idle]>"
+
+
+def test_repr() -> None:
+    """An upstream shows where it leads and how busy it is."""
+
+    async def shown() -> str:
+        return repr(Upstream(TcpEndpoint(1)))
+
+    assert asyncio.run(shown()) == "<Upstream http://127.0.0.1:1 [0 busy, 0 idle]>"
