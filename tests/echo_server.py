@@ -21,11 +21,11 @@ class Echo(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     ready_when: Path | None = None
 
-    def do_GET(self) -> None:  # noqa: N802 - the base class looks for this name
+    def do_GET(self) -> None:
         is_ready = self.ready_when is None or self.ready_when.exists()
         self._answer(200 if is_ready else 503, {"ready": is_ready})
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         kind = self.headers.get("content-type", "")
         parts = _parts(kind, body) if kind.startswith("multipart/") else []

@@ -36,6 +36,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Ru
         [defaults]
         ctx-size = 512
         fit = "off"
+        threads = 1
 
         [models.text]
         model = "{tiny}/tiny-a.gguf"
@@ -232,9 +233,7 @@ def test_openai_stream_of_a_killed_child(service: RunningService, openai_client:
 
 def test_openai_responses_of_a_killed_child(service: RunningService, openai_client: openai.OpenAI) -> None:
     """The same holds for a stream of the responses API."""
-    stream = openai_client.responses.create(
-        model="endless", input="hello", max_output_tokens=MANY_TOKENS, stream=True
-    )
+    stream = openai_client.responses.create(model="endless", input="hello", max_output_tokens=MANY_TOKENS, stream=True)
     next(stream)
     os.kill(service.pid("endless"), signal.SIGKILL)
 
@@ -288,9 +287,7 @@ def test_anthropic_count_tokens(anthropic_client: anthropic.Anthropic) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_anthropic_broken_model(
-    service: RunningService, anthropic_client: anthropic.Anthropic, stream: bool
-) -> None:
+def test_anthropic_broken_model(service: RunningService, anthropic_client: anthropic.Anthropic, stream: bool) -> None:
     """A broken model file is an InternalServerError that says why, and the client does not try again."""
     before = tries(service, "broken")
     with pytest.raises(anthropic.InternalServerError, match="is incomplete") as raised:
