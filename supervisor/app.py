@@ -13,8 +13,9 @@ from starlette.responses import Response
 from supervisor.api.access import require_management
 from supervisor.api.routes import Api
 from supervisor.errors import InternalError, MethodNotAllowed, RouteNotFound, SupervisorError
+from supervisor.proxy.answer import Answer
 from supervisor.proxy.dialects import Dialect, error_response
-from supervisor.proxy.relay import Proxy, refuse
+from supervisor.proxy.relay import Proxy
 from supervisor.proxy.routes import ROUTES, UPSTREAM
 from supervisor.proxy.websocket import WebSocketProxy
 
@@ -46,11 +47,12 @@ class App:
         try:
             await self._answer(scope, receive, send)
         except SupervisorError as exc:
-            await refuse(exc, scope, send)
+            await Answer(scope, send, Dialect.OPENAI).fail(exc)
         except Exception:
             logger.exception("bug: %s %s broke", scope.get("method", scope["type"]), scope["path"])
             with contextlib.suppress(RuntimeError):  # the answer may have begun; then uvicorn cuts it
-                await refuse(InternalError("something broke; the service's log has the details"), scope, send)
+                error = InternalError("something broke; the service's log has the details")
+                await Answer(scope, send, Dialect.OPENAI).fail(error)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
@@ -92,7 +94,7 @@ async def _http_error(request: Request, exc: Exception) -> Response:
     path, method = request.url.path, request.method
     if isinstance(exc, HTTPException) and exc.status_code == MethodNotAllowed.status:
         allowed = (exc.headers or {}).get("Allow", "")
-        return await _error(request, MethodNotAllowed(f"`{path}` does not take {method}", hint=f"use {allowed}"))
+        return await _error(request, MethodNotAllowed(f"`{path}` does not take {method}", allowed=allowed))
     return await _error(request, RouteNotFound(f"there is no `{method} {path}`"))
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from supervisor.config.values import Config
 
-VALUED = {"-c", "--config", "-config", "--listen", "-listen", "--url"}
-COMMANDS = ("serve", "check", "command", "ps", "load", "unload", "logs", "why")
+VALUED = {"-c", "--config", "-config", "--listen", "-listen", "--url", "-o", "--output"}
+COMMANDS = ("serve", "check", "command", "doctor", "ps", "load", "unload", "logs", "why")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", parents=[common], help="look at config, binaries and files; start nothing")
     check.add_argument("--json", action="store_true", help="print JSON for scripts")
     _model(commands.add_parser("command", parents=[common], help="print the command line of a model"))
+    doctor = commands.add_parser(
+        "doctor", parents=[common], help="write a report to attach to an issue, without secrets"
+    )
+    doctor.add_argument("--url", help="the running service; by default where the config says it listens")
+    doctor.add_argument(
+        "-o", "--output", type=Path, default=Path("llama-supervise-doctor.md"), metavar="FILE", help="`-` is stdout"
+    )
     commands.add_parser("ps", parents=[talking], help="what every model does")
     _model(commands.add_parser("load", parents=[talking], help="load a model and wait until it is ready"))
     unload = commands.add_parser("unload", parents=[talking], help="unload a model, or all")
@@ -87,7 +94,7 @@ def _run(options: argparse.Namespace) -> int:
     from supervisor.console import complain
 
     try:
-        if options.command in {"serve", "check", "command"}:
+        if options.command in {"serve", "check", "command", "doctor"}:
             return _with_config(options)
         return _with_service(options)
     except ConfigInvalid as exc:
@@ -106,6 +113,8 @@ def _with_config(options: argparse.Namespace) -> int:
             return local_commands.serve(config)
         case "check":
             return local_commands.check(config, as_json=options.json)
+        case "doctor":
+            return local_commands.doctor(config, options.config, url=_url(options), output=options.output)
         case _:
             return local_commands.command(config, options.model)
 
@@ -113,12 +122,7 @@ def _with_config(options: argparse.Namespace) -> int:
 def _with_service(options: argparse.Namespace) -> int:
     from supervisor import remote_commands
 
-    url = options.url or os.environ.get("LLAMA_SUPERVISE_URL")
-    if url is None:
-        server = _config(options).server
-        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(server.host, server.host)
-        url = f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{server.port}"
-    with remote_commands.Remote(url, as_json=options.json) as remote:
+    with remote_commands.Remote(_url(options), as_json=options.json) as remote:
         match options.command:
             case "ps":
                 return remote.ps()
@@ -130,6 +134,16 @@ def _with_service(options: argparse.Namespace) -> int:
                 return remote.logs(options.model, follow=options.follow)
             case _:
                 return remote.why(options.model)
+
+
+def _url(options: argparse.Namespace) -> str:
+    """Where the service answers: as told, or where its config says."""
+    url = options.url or os.environ.get("LLAMA_SUPERVISE_URL")
+    if url is not None:
+        return str(url)
+    server = _config(options).server
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
 
 
 def _config(options: argparse.Namespace) -> Config:

@@ -91,6 +91,8 @@ def processes_table(models: Sequence[Mapping[str, Any]]) -> None:
         ("model", "state", "pid", "memory", "requests", "waiting", "unload in", "tokens/s", "address"),
         [_process_row(model, model["process"] or {}) for model in models],
     )
+    for model in models:
+        warn(model["id"], model["warnings"])
 
 
 def _process_row(model: Mapping[str, Any], process: Mapping[str, Any]) -> Sequence[str | Text]:
@@ -133,6 +135,13 @@ def report(failure: Mapping[str, Any]) -> None:
             console.print(Text(title.replace("_", " "), "dim"))
             for line in failure[title]:
                 console.print(Text(f"  {line}"))
+
+
+def warn(name: str, warnings: Sequence[Mapping[str, str]]) -> None:
+    """What runs otherwise than it was meant to."""
+    for warning in warnings:
+        errors.print(Text.assemble(("warning: ", "bold yellow"), f"{name}: {warning['message']}"))
+        errors.print(Text.assemble(("hint: ", "bold"), warning["hint"]))
 
 
 def complain(message: str, hint: str = "") -> None:

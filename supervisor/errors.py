@@ -44,12 +44,14 @@ class SupervisorError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     type: ClassVar[str] = "server_error"
+    passes_after: ClassVar[float | None] = None
+    """Seconds after which trying again makes sense, where nobody knows better."""
 
     def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
-        self.retry_after = retry_after
+        self.retry_after = self.passes_after if retry_after is None else retry_after
         """Seconds after which trying again makes sense."""
 
 
@@ -88,6 +90,11 @@ class MethodNotAllowed(SupervisorError):
     code = "method_not_allowed"
     type = "invalid_request_error"
 
+    def __init__(self, message: str, *, allowed: str) -> None:
+        super().__init__(message, hint=f"use {allowed}")
+        self.allowed = allowed
+        """The methods that exist, as the Allow header lists them."""
+
 
 class BodyTooLarge(SupervisorError):
     """Raised when a request body exceeds `server.max_body`."""
@@ -125,6 +132,7 @@ class ModelUnloaded(SupervisorError):
 
     status = 503
     code = "model_unloaded"
+    passes_after = 1.0
 
 
 class ModelNotLoaded(SupervisorError):
@@ -140,6 +148,7 @@ class ShuttingDown(SupervisorError):
 
     status = 503
     code = "shutting_down"
+    passes_after = 5.0
 
 
 class UpstreamUnreachable(SupervisorError):
@@ -149,6 +158,13 @@ class UpstreamUnreachable(SupervisorError):
     code = "upstream_unreachable"
 
 
+class UpstreamRefused(SupervisorError):
+    """Raised when a child answers a request with an error and the stream that should have carried it has begun."""
+
+    status = 502
+    code = "upstream_error"
+
+
 class ModelFailed(SupervisorError):
     """Raised when a model could not start, or its child died before it answered."""
 
@@ -156,8 +172,10 @@ class ModelFailed(SupervisorError):
     code = "model_failed_to_start"
     type = "model_failed_to_start"
 
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message, hint=failure.hint, retry_after=failure.retry_after_seconds)
+    def __init__(self, failure: Failure, *, retry_after: float | None = None) -> None:
+        """`retry_after` is what is left of the report's own pause."""
+        after = failure.retry_after_seconds if retry_after is None else retry_after
+        super().__init__(failure.message, hint=failure.hint, retry_after=after)
         self.failure = failure
 
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import msgspec.json
 
 from supervisor import console, server
 from supervisor.api.fleet_status import fleet_status
+from supervisor.doctor import bundle
 from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
 from supervisor.llama.command import Surroundings
@@ -43,10 +45,12 @@ def check(config: Config, *, as_json: bool) -> int:
     inspections = anyio.run(_inspect_all, config)
     if as_json:
         rows = {name: [_problem(problem) for problem in found.problems] for name, found in inspections.items()}
-        sys.stdout.write(msgspec.json.encode({"models": rows}).decode() + "\n")
+        warnings = {name: [asdict(warning) for warning in found.warnings] for name, found in inspections.items()}
+        sys.stdout.write(msgspec.json.encode({"models": rows, "warnings": warnings}).decode() + "\n")
     else:
         console.models_table([_row(config, name, found) for name, found in inspections.items()])
         for name, found in inspections.items():
+            console.warn(f"models.{name}", [asdict(warning) for warning in found.warnings])
             for problem in found.problems:
                 console.complain(f"models.{name}: {problem.message}", problem.hint)
     return 2 if any(found.problems for found in inspections.values()) else 0
@@ -67,6 +71,18 @@ def command(config: Config, name: str) -> int:
     built = launcher.command(model, inspection, run=1)
     sys.stdout.write(shlex.join(built.shown) + "\n")
     return 2 if inspection.problems else 0
+
+
+def doctor(config: Config, path: Path, *, url: str, output: Path) -> int:
+    """One file with all that helps somebody else to understand what is wrong here, and no secret."""
+    inspections = anyio.run(_inspect_all, config)
+    text = bundle(config, path, inspections=inspections, url=url)
+    if str(output) == "-":
+        sys.stdout.write(text)
+    else:
+        output.write_text(text)
+        console.console.print(f"written to {output}; read it before you attach it to an issue")
+    return 0
 
 
 def _greet(service: Service, url: str) -> None:

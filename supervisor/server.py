@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -110,7 +111,7 @@ def _uvicorn_config(app: App, config: Config) -> uvicorn.Config:
         server_header=False,
         date_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, round(config.server.drain_timeout)),
+        timeout_graceful_shutdown=math.ceil(config.server.drain_timeout) + 2,  # the pool cuts first, and says so
     )
 
 

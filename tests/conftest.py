@@ -87,7 +87,7 @@ class RunningService:
 
     @property
     def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=DEADLINE, trust_env=False)
+        return httpx.Client(base_url=self.url, timeout=DEADLINE, trust_env=False, verify=False)
 
     def status(self) -> dict[str, object]:
         with self.http as http:

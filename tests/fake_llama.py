@@ -139,7 +139,7 @@ async def answer_request(
             return False
         case "sse":
             writer.write(raw("200 OK|content-type: text/event-stream|transfer-encoding: chunked"))
-            writer.write(chunk(request.body or b"data: one\n\n"))
+            writer.write(chunk(b"data: " + (request.body or b"one") + b"\n\n"))
             await writer.drain()
             await go()
             writer.write(chunk(b"data: [DONE]\n\n") + chunk(b""))

@@ -18,7 +18,7 @@ LEVELS = (
     {"proxy", "api"},
     {"app"},
     {"server"},
-    {"console"},
+    {"console", "doctor"},
     {"local_commands", "remote_commands"},
     {"cli"},
 )
@@ -42,13 +42,13 @@ IO = {"os", "io", "socket", "subprocess", "asyncio", "anyio", "threading", "time
 DOORS = {
     "tomllib": ("config/",),
     "tomlkit": ("config/",),
-    "msgspec": ("config/", "llama/help_cache", "proxy/", "api/", "local_commands", "remote_commands"),
-    "anyio": ("llama/preflight", "llama/help_cache", "runtime/", "proxy/", "server", "local_commands"),
+    "msgspec": ("config/", "llama/help_cache", "proxy/", "api/", "local_commands", "remote_commands", "doctor"),
+    "anyio": ("llama/preflight", "llama/help_cache", "llama/trial", "runtime/", "proxy/", "server", "local_commands"),
     "httptools": ("proxy/upstream",),
     "websockets": ("proxy/websocket",),
     "starlette": ("proxy/", "api/", "app"),
     "uvicorn": ("server",),
-    "httpx": ("runtime/health", "remote_commands"),
+    "httpx": ("runtime/health", "remote_commands", "doctor"),
     "rich": ("console", "remote_commands"),
 }
 STANDARD_DOORS = {"tomllib"}

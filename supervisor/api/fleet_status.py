@@ -48,6 +48,7 @@ def _model(service: Service, model: Model, now: float) -> dict[str, object]:
         "quantisation": header.quantisation if header else None,
         "context": context or (header.context_length if header else None),
         "waiting": sum(ticket.model == model.id for ticket in service.pool.fleet.queue),
+        "warnings": service.warnings(model.id),
         "problems": [problem.cause for problem in inspection.problems] if inspection else [],
         "process": _process(service, model, now),
     }

@@ -118,7 +118,13 @@ def _meta(service: Service, model: Model, inspection: Inspection | None) -> dict
         }
     live = service.pool.live(model.id)
     told = live.ready_payload.get("meta") if live else None
-    return {**meta, **(told if isinstance(told, dict) else {}), **model.metadata}
+    warnings = service.warnings(model.id)
+    return {
+        **meta,
+        **(told if isinstance(told, dict) else {}),
+        **({"warnings": warnings} if warnings else {}),
+        **model.metadata,
+    }
 
 
 def _modalities(inspection: Inspection) -> dict[str, list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,3 +29,9 @@ class Service:
     def inspection(self, model: str) -> Inspection | None:
         """What the last look at this model's files found; None before the first."""
         return self.launcher.inspections.get(model)
+
+    def warnings(self, model: str) -> list[dict[str, str]]:
+        """What runs otherwise than it was meant to, or will."""
+        live, inspection = self.pool.live(model), self.inspection(model)
+        known = [*(inspection.warnings if inspection else ()), *(live.warnings.values() if live else ())]
+        return list({warning.code: asdict(warning) for warning in known}.values())

@@ -107,6 +107,9 @@ SERVER = {
     "max_wait": Key(DURATION, "How long later requests may overtake a waiting one.", "1m"),
     "drain_timeout": Key(DURATION, "How long an unload waits for requests in flight before it cuts them.", "30s"),
     "stop_timeout": Key(DURATION, "How long a server run by `cmd` gets to leave before it is killed.", "10s"),
+    "comment_after": Key(
+        DURATION, "After how long a waiting stream is told, in comments that clients ignore, how loading goes.", "5s"
+    ),
     "max_body": Key(POSITIVE_SIZE, "The largest request accepted.", "256MiB"),
     "log_buffer": Key(SIZE, "How much of each model's output is kept.", "256KiB"),
     "management": Key(
@@ -143,6 +146,11 @@ MODEL = {
     "pinned": Key(BOOLEAN, "Never unload it to make room for another model.", False),
     "concurrency": Key(integer(1), "Requests sent to it at a time; without it llama-server queues by itself."),
     "load_timeout": Key(POSITIVE_DURATION, "How long a start may go without a sign of life.", "2m"),
+    "load_limit": Key(POSITIVE_DURATION, "How long a start may take at all.", "1h"),
+    "stall_timeout": Key(
+        LIFETIME, "How long it may be busy without sending a byte before it counts as wedged and is replaced.", "15m"
+    ),
+    "require_gpu": Key(BOOLEAN, "Fail instead of running on the processor when llama-server sees no GPU.", False),
     "check_endpoint": Key(
         of(_path_of_url, {"type": "string", "pattern": "^(/|none$)"}),
         'The path that answers 200 once it is ready; "none" if a connection is enough.',

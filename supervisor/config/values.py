@@ -73,6 +73,12 @@ class Model:
     check_endpoint: str = "/health"
     load_timeout: float = 120.0
     """Seconds without a sign of life after which a start counts as hung."""
+    load_limit: float = 3600.0
+    """Seconds after which a start is given up, whatever signs of life there are."""
+    stall_timeout: float | None = 900.0
+    """Seconds without a byte for a busy model after which it counts as wedged; None never."""
+    require_gpu: bool = False
+    """Whether it is a failure if llama-server sees no GPU."""
     ttl: float | None = None
     """Seconds of idleness after which the model is unloaded; None keeps it."""
     pinned: bool = False
@@ -105,6 +111,8 @@ class Server:
     """Seconds an unload waits for requests in flight before it cuts them."""
     stop_timeout: float = 10.0
     """Seconds a server that is no llama-server gets to leave before SIGKILL."""
+    comment_after: float = 5.0
+    """Seconds after which a waiting stream is told by comments how its model's load goes."""
     max_body: int = 256 * 1024**2
     """Bytes of a request body; more is answered 413."""
     log_buffer: int = 256 * 1024

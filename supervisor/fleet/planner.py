@@ -1,7 +1,8 @@
 """Who may run now. One event in, one fleet and some actions out; no clock, no I/O, no await.
 
-Record what happened, then apply the rules in order. Grant stands before make_room, so a swap first serves everybody
-who waits for the loaded model; victims are marked at once, so later requests for a victim queue behind the swap.
+Record what happened, then apply the rules in order until they have nothing more to do. Grant stands before make_room,
+so a swap first serves everybody who waits for the loaded model; victims are marked at once, so later requests for a
+victim queue behind the swap.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
-from supervisor.errors import ModelFailed, ModelUnloaded, ShuttingDown, SupervisorError
+from supervisor.errors import ModelFailed, ModelUnloaded, SupervisorError
+from supervisor.fleet import breaker
 from supervisor.fleet.rules import grant, make_room, refuse, retire, spawn, stop
 from supervisor.fleet.values import (
     Abandoned,
@@ -49,9 +51,12 @@ RULES: tuple[Callable[[Fleet, float], tuple[Fleet, tuple[Action, ...]]], ...] = 
 def decide(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     """The fleet after this event, and what has to be done about it, in order."""
     fleet, actions = record(fleet, event, now)
-    for rule in RULES:
-        fleet, more = rule(fleet, now)
-        actions += more
+    before = None
+    while fleet != before:  # what a later rule did may be what an earlier one waits for
+        before = fleet
+        for rule in RULES:
+            fleet, more = rule(fleet, now)
+            actions += more
     return fleet, actions
 
 
@@ -79,14 +84,14 @@ def record(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
             return replace(fleet, queue=tuple(t for t in fleet.queue if t.id != ticket_id)), ()
         case BecameReady(run_id):
             return _became_ready(fleet, run_id, now), ()
-        case Exited(run_id, failure):
-            return _exited(fleet, run_id, failure)
+        case Exited(run_id, failure, jitter):
+            return _exited(fleet, run_id, failure, now, jitter)
         case Checked(model, failure):
-            return _with_failure(fleet, model, failure), ()
+            return breaker.with_breaker(breaker.with_failure(fleet, model, failure), model, None), ()
         case UnloadAsked(model, force):
             return _unload(fleet, model, now, force=force)
         case Closing():
-            return _close(fleet, now)
+            return _close(fleet, now), ()
         case Released() | Tick():
             return fleet, ()
         case _:
@@ -97,27 +102,25 @@ def _became_ready(fleet: Fleet, run_id: int, now: float) -> Fleet:
     run = next((run for run in fleet.runs if run.id == run_id and run.phase is Phase.STARTING), None)
     if run is None:
         return fleet  # it is already being stopped
-    return _with_failure(fleet.with_run(replace(run, phase=Phase.READY, used_at=now)), run.model.id, None)
+    fleet = fleet.with_run(replace(run, phase=Phase.READY, used_at=now))
+    return breaker.after_success(breaker.with_failure(fleet, run.model.id, None), run.model.id)
 
 
-def _exited(fleet: Fleet, run_id: int, failure: Failure | None) -> tuple[Fleet, tuple[Action, ...]]:
+def _exited(
+    fleet: Fleet, run_id: int, failure: Failure | None, now: float, jitter: float
+) -> tuple[Fleet, tuple[Action, ...]]:
     run = next((run for run in fleet.runs if run.id == run_id), None)
     if run is None:
         return fleet, ()
     fleet = replace(fleet, runs=tuple(other for other in fleet.runs if other.id != run_id))
+    fleet = breaker.after_exit(fleet, run, now)
     if failure is None:
         return fleet, ()
-    fleet = _with_failure(fleet, run.model.id, failure)
+    fleet = breaker.after_failure(fleet, run, failure, now, jitter=jitter)
     if run.phase is not Phase.STARTING:
-        return fleet, ()  # a crash while serving: whoever waits gets a fresh start
-    return _dismiss(fleet, lambda ticket: ticket.model == run.model.id, lambda _: ModelFailed(failure))
-
-
-def _with_failure(fleet: Fleet, model: str, failure: Failure | None) -> Fleet:
-    if failure is None and model not in fleet.failures:
-        return fleet
-    rest = {name: old for name, old in fleet.failures.items() if name != model}
-    return replace(fleet, failures=rest if failure is None else {**rest, model: failure})
+        return fleet, ()  # a crash while serving: whoever waits gets a fresh start, unless it crashes too often
+    error = ModelFailed(fleet.failures[run.model.id])
+    return _dismiss(fleet, lambda ticket: ticket.model == run.model.id, lambda _: error)
 
 
 def _unload(fleet: Fleet, model: str | None, now: float, *, force: bool) -> tuple[Fleet, tuple[Action, ...]]:
@@ -134,10 +137,11 @@ def _unload(fleet: Fleet, model: str | None, now: float, *, force: bool) -> tupl
     )
 
 
-def _close(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
+def _close(fleet: Fleet, now: float) -> Fleet:
+    """The rules refuse who waits, and start nothing for nobody."""
     cut_at = now + fleet.config.server.drain_timeout
     runs = tuple(_retired(run, Reason.CLOSING, cut_at=cut_at) for run in fleet.runs)
-    return _dismiss(replace(fleet, runs=runs, closing=True), lambda _: True, lambda _: ShuttingDown("shutting down"))
+    return replace(fleet, runs=runs, closing=True)
 
 
 def _retired(run: Run, reason: Reason, *, cut_at: float) -> Run:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from supervisor.errors import CannotFit, QueueFull, ShuttingDown, SupervisorError
+from supervisor.fleet.breaker import refusal
 from supervisor.fleet.values import (
     Action,
     Amounts,
@@ -30,8 +31,8 @@ QUEUE_FULL_RETRY_AFTER = 5.0
 
 
 def refuse(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
-    """Answer at once who can never be served: closing, never fits, more than the queue holds."""
-    hopeless = {model: error for model in fleet.wanted if (error := _never_fits(fleet, model))}
+    """Answer at once who will not be served: closing, failing, never fits, more than the queue holds."""
+    hopeless = {model: error for model in fleet.wanted if (error := _hopeless(fleet, model, now))}
     kept: list[Ticket] = []
     actions: list[Action] = []
     for ticket in fleet.queue:
@@ -60,9 +61,16 @@ def _refusal(
     )
 
 
+def _hopeless(fleet: Fleet, model: str, now: float) -> SupervisorError | None:
+    run = fleet.run_of(model)
+    if run is not None and not run.is_leaving:
+        return None
+    return refusal(fleet, model, now) or _never_fits(fleet, model)
+
+
 def _never_fits(fleet: Fleet, model: str) -> SupervisorError | None:
     """Pinned models never leave, so what they hold is not part of anybody's budget."""
-    pinned = [run for run in fleet.runs if run.model.pinned and run.model.id != model]
+    pinned = [run for run in fleet.runs if run.model.pinned and run.model.id != model and not run.is_leaving]
     room = _minus(fleet.budget, pinned)
     if _fits(needs(fleet.config.models[model]), room):
         return None
@@ -190,8 +198,6 @@ def stop(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
 
 def spawn(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     """Start what is wanted and fits, in queue order; who does not fit holds the resources it waits for."""
-    if fleet.closing:
-        return fleet, ()
     room = dict(_minus(fleet.budget, fleet.runs))
     actions: list[Action] = []
     for model in fleet.wanted:

@@ -75,6 +75,18 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True)
+class Breaker:
+    """What a model's failures mean for its next start."""
+
+    failed: int = 0
+    """Starts in a row that failed for a reason that may pass."""
+    crashes: tuple[float, ...] = ()
+    """When its child died while serving, of late."""
+    retry_at: float = 0.0
+    """When another start may be tried; infinity: not before something changes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fleet:
     """Everything the planner knows."""
 
@@ -83,6 +95,7 @@ class Fleet:
     queue: tuple[Ticket, ...] = ()
     failures: Mapping[str, Failure] = field(default_factory=dict)
     """The last failure of each model that has not become ready since."""
+    breakers: Mapping[str, Breaker] = field(default_factory=dict)
     spawned: int = 0
     closing: bool = False
 
@@ -162,11 +175,13 @@ class Exited:
 
     run: RunId
     failure: Failure | None = None
+    jitter: float = 0.0
+    """Random, 0 to 1: spreads the next tries of models that failed together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A look at a model without starting it found this; None when nothing is wrong."""
+    """A look at a model without starting it found this; None: nothing, or its files have changed since."""
 
     model: str
     failure: Failure | None = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from supervisor.llama import elf
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import BinaryIO
 
 NAME = "llama-server"
@@ -158,12 +158,23 @@ def _first(candidates: Iterable[Path], *, usable_only: bool) -> Path | None:
 
 
 def _is_usable(path: Path) -> bool:
-    return path.is_file() and os.access(path, os.X_OK)
+    return answers(path.is_file) and os.access(path, os.X_OK)
+
+
+def answers(question: Callable[[], bool]) -> bool:
+    """Until Python 3.14 `Path.exists` and the like raise where this user may not look, or where a name is too long."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def _remark(path: Path) -> str:
-    if path.is_dir():
-        return f"{path} (a directory)"
+    try:
+        if path.is_dir():
+            return f"{path} (a directory)"
+    except OSError as exc:
+        return f"{path} ({exc.strerror})"
     return f"{path} (not executable)" if os.path.lexists(path) else str(path)
 
 
@@ -178,7 +189,7 @@ def _check_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except OSError as exc:
-        if path.is_symlink():
+        if answers(path.is_symlink):
             message = f"{path} is a link to {path.readlink()}, which cannot be followed: {exc.strerror}"
             raise NotExecutable(path, "binary_not_found", message, "repair the link") from exc
         message = f"{path} cannot be found: {exc.strerror}"
@@ -213,7 +224,7 @@ def _check_content(path: Path, file: BinaryIO) -> None:
 def _check_script(path: Path, head: bytes) -> None:
     words = head[2:].partition(b"\n")[0].strip(b" \t").replace(b"\t", b" ").split(b" ")
     interpreter = os.fsdecode(words[0])
-    if "\0" in interpreter or not Path(interpreter).exists():
+    if "\0" in interpreter or not answers(Path(interpreter).exists):
         hint = "save it with Unix line ends" if interpreter.endswith("\r") else "install it or change the first line"
         message = f"{path} is a script for {interpreter!r}, which does not exist"
         raise NotExecutable(path, "binary_interpreter_missing", message, hint)
@@ -233,7 +244,7 @@ def _check_elf(path: Path, file: BinaryIO) -> None:
     if size < facts.length:
         message = f"{path} is incomplete: {size} of at least {facts.length} bytes are there"
         raise NotExecutable(path, "binary_truncated", message, "download or build it again")
-    if facts.loader and ("\0" in facts.loader or not Path(facts.loader).exists()):
+    if facts.loader and ("\0" in facts.loader or not answers(Path(facts.loader).exists)):
         message = f"{path} needs the loader {facts.loader}, which does not exist"
         hint = "it was built for another C library (musl or glibc) or distribution; get a build for this one"
         raise NotExecutable(path, "binary_interpreter_missing", message, hint)

@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from supervisor.config.secrets import redacted
 from supervisor.llama import flags, protocol
 from supervisor.llama.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from supervisor.config.values import Model, Option
@@ -46,9 +47,6 @@ PATHS = frozenset(
     )
 )
 """Options whose value is a file, given relative to the config file."""
-
-_SECRET_WORD = re.compile(r"(api[-_]?key|token|secret|password)$", re.IGNORECASE)
-_URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,23 +123,6 @@ def resolved(path: str, around: Surroundings) -> Path:
     if path == "~" or path.startswith("~/"):
         return around.home / path[2:]
     return around.base / path
-
-
-def redacted(argv: Iterable[str]) -> tuple[str, ...]:
-    """The arguments with keys, tokens and URL credentials replaced."""
-    shown: list[str] = []
-    hide_next = False
-    for part in argv:
-        name, equals, _ = part.partition("=")
-        is_secret = part.startswith("-") and _SECRET_WORD.search(name) is not None
-        if hide_next:
-            shown.append("[redacted]")
-        elif is_secret and equals:
-            shown.append(f"{name}=[redacted]")
-        else:
-            shown.append(_URL_CREDENTIALS.sub("[redacted]@", part))
-        hide_next = is_secret and not equals
-    return tuple(shown)
 
 
 def _absolute(value: Option, around: Surroundings) -> Option:

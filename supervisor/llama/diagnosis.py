@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from supervisor.errors import Failure
-from supervisor.llama.causes import ANY_SIGNAL, CATALOGUE, LOAD_TIMEOUT, SIGNALS, TRANSIENT_RETRY_AFTER, UNKNOWN, Cause
+from supervisor.llama.causes import CATALOGUE, CAUSES, TRANSIENT_RETRY_AFTER, Cause
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 EVIDENCE_LINES = 5
 TAIL_LINES = 40
 
-_ERROR_LINE = re.compile(r"^[\d.]+ E |\b(?:error|failed|fatal)\b", re.IGNORECASE)
+_ERROR_LINE = re.compile(r"^[\d.]+ E |\b(?:error|failed|fatal|assert)\b", re.IGNORECASE)
+
+
+class _Facts(dict[str, object]):
+    """Facts for a template; one that no pattern found reads as nothing."""
+
+    def __missing__(self, key: str) -> str:
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +38,20 @@ class Diagnosis:
     evidence: tuple[str, ...] = ()
     permanent: bool = True
 
-    @classmethod
-    def of(cls, cause: Cause, facts: Mapping[str, object], evidence: Sequence[str] = ()) -> Diagnosis:
-        """The row of the catalogue with its templates filled."""
-        known = {name: "" if value is None else value for name, value in facts.items()}
-        return cls(
-            cause.code, cause.message.format(**known), cause.hint.format(**known), tuple(evidence), cause.permanent
-        )
+
+def found(
+    code: str, /, *, message: str = "", hint: str = "", evidence: Sequence[str] = (), **facts: object
+) -> Diagnosis:
+    """A row of the catalogue as a diagnosis; better words than its own may be given where more is known."""
+    cause = CAUSES[code]
+    known = _Facts({name: fact for name, fact in facts.items() if fact is not None})
+    return Diagnosis(
+        code,
+        message or cause.message.format_map(known),
+        hint or cause.hint.format_map(known),
+        tuple(evidence),
+        cause.permanent,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +65,18 @@ class End:
     returncode: int | None = None
     """As subprocess gives it: negative for a signal."""
     elapsed: float | None = None
-    silent_for: float | None = None
-    """Seconds without a sign of life after which we gave up on its loading."""
+    gave_up: str | None = None
+    """Why we ended it ourselves: the code of a cause."""
+    gave_up_after: float | None = None
+    """Seconds."""
+    was_out_of_memory: bool | None = None
+    """Whether the kernel's OOM killer was at work meanwhile; None when that cannot be known."""
+
+    @property
+    def is_mute(self) -> bool:
+        """Whether it refused to start and its reason was lost: some builds lose their last lines now and then."""
+        failed = self.phase == "loading" and self.returncode == 1 and self.gave_up is None
+        return failed and not any(_ERROR_LINE.search(line) for line in self.lines)
 
     @property
     def signal_name(self) -> str | None:
@@ -65,16 +89,39 @@ class End:
 
 
 def diagnose(end: End) -> Diagnosis:
-    """The reason of this end: the first line the catalogue knows, else what the exit itself says."""
+    """The reason of this end: what we did, else what the child said, else what the exit itself says."""
     lines = _collapsed(end.lines)
-    if end.silent_for is not None:
-        return Diagnosis.of(LOAD_TIMEOUT, {"seconds": end.silent_for}, lines[-EVIDENCE_LINES:])
-    if end.phase != "serving" and (known := _first_known(lines)):
+    if end.gave_up is not None:
+        return found(end.gave_up, seconds=end.gave_up_after, evidence=lines[-EVIDENCE_LINES:])
+    if known := first_known(lines, serving=end.phase == "serving"):
         return known
-    if end.signal_name is not None:
-        cause = SIGNALS.get(end.signal_name, ANY_SIGNAL)
-        return Diagnosis.of(cause, {"signal": end.signal_name}, _error_lines(lines))
-    return Diagnosis.of(UNKNOWN, {"code": end.returncode}, _error_lines(lines) or lines[-EVIDENCE_LINES:])
+    evidence = _error_lines(lines) or lines[-EVIDENCE_LINES:]
+    match end.signal_name:
+        case None:
+            return found("unknown", code=end.returncode, evidence=evidence)
+        case "SIGILL":
+            return found("illegal_instruction", evidence=evidence)
+        case "SIGBUS":
+            return found("bus_error", evidence=evidence)
+        case "SIGKILL" if end.was_out_of_memory:
+            return found("oom_killed", evidence=evidence)
+        case "SIGKILL":
+            return found("killed_by_signal", signal="SIGKILL", hint=_killed_hint(end), evidence=evidence)
+        case name:
+            return found("killed_by_signal", signal=name, evidence=evidence)
+
+
+def first_known(lines: Sequence[str], *, serving: bool = False) -> Diagnosis | None:
+    """What the first line in the catalogue says, or a later one that outranks it."""
+    best: tuple[Cause, re.Match[str]] | None = None
+    for line in lines:
+        matched = _match(line, serving=serving)
+        if matched and (best is None or best[0].code in matched[0].outranks):
+            best = matched
+    if best is None:
+        return None
+    cause, match = best
+    return found(cause.code, **match.groupdict(), evidence=(match.string,))
 
 
 def report(
@@ -108,17 +155,19 @@ def report(
     )
 
 
-def match_line(line: str) -> Diagnosis | None:
-    """What the catalogue says of one line."""
+def _match(line: str, *, serving: bool) -> tuple[Cause, re.Match[str]] | None:
     for cause in CATALOGUE:
-        for pattern in cause.patterns:
-            if match := pattern.search(line):
-                return Diagnosis.of(cause, match.groupdict(), (line,))
+        if cause.serving or not serving:
+            for pattern in cause.patterns:
+                if match := pattern.search(line):
+                    return cause, match
     return None
 
 
-def _first_known(lines: Sequence[str]) -> Diagnosis | None:
-    return next((known for line in lines if (known := match_line(line))), None)
+def _killed_hint(end: End) -> str:
+    if end.was_out_of_memory is None:
+        return "if nobody killed it, the system had run out of memory: look for `oom` in `dmesg`"
+    return "somebody killed it: the kernel's OOM killer was not at work"
 
 
 def _error_lines(lines: Sequence[str]) -> list[str]:

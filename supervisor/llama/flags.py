@@ -169,7 +169,7 @@ def _choice_problem(flag: Flag, key: str, item: str) -> FlagProblem | None:
         return None
     message = f"`{key}` must be one of {', '.join(flag.choices)}, got {_shown(item)}"
     near = difflib.get_close_matches(item, flag.choices, n=1)
-    return FlagProblem(key, "bad_flag_value", message, f'write `{key} = "{near[0]}"`' if near else "")
+    return FlagProblem(key, "bad_flag_value", message, f'write `{key} = "{(near or flag.choices)[0]}"`')
 
 
 def _is_on_off(flag: Flag, item: str) -> bool:

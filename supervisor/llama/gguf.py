@@ -70,6 +70,8 @@ class Header:
     """The author's recommendation by llama.cpp's names: `temp`, `top_k`, …"""
     split_count: int
     split_no: int
+    projection_length: int | None
+    """The embedding length of the models a projector was made for."""
     modalities: tuple[str, ...]
     """What a projector understands: `vision`, `audio`."""
     expected_bytes: int
@@ -100,7 +102,7 @@ def size_on_disk(path: Path, header: Header) -> int:
     """Bytes of all splits that exist."""
     total = 0
     for part in split_paths(path, header):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             total += part.stat().st_size
     return total
 
@@ -251,6 +253,10 @@ def _conclude(version: int, facts: _Facts, tensors: list[_Tensor], cursor: Curso
         sampling=_sampling(facts),
         split_count=cursor.at_most(MAX_SPLITS, facts.number("split.count") or 1, "splits"),
         split_no=facts.number("split.no") or 0,
+        # Only converters that write the type write this length of the language model; old ones had another.
+        projection_length=facts.number("clip.vision.projection_dim")
+        if facts.text("general.type") == "mmproj"
+        else None,
         modalities=tuple(kind for kind in ("vision", "audio") if facts.is_true(f"clip.has_{kind}_encoder")),
         expected_bytes=_expected_bytes(facts, tensors, cursor),
         file_bytes=cursor.file_bytes,

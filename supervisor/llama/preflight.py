@@ -1,12 +1,10 @@
-"""What can be known of a model without starting it: its binary, its flags, its files."""
+"""What can be known of a model without loading it: its binary, its flags, its files."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import shutil
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,27 +12,43 @@ import anyio.to_thread
 
 from supervisor.config.problems import nearest
 from supervisor.config.schema import MODEL
-from supervisor.llama.binary import BinaryNotFound, NotExecutable, check_executable, find_binary, is_llama_server
-from supervisor.llama.command import PATHS, SECRETS, Surroundings, child_environment, model_options, resolved
-from supervisor.llama.diagnosis import Diagnosis, match_line
+from supervisor.llama import trial
+from supervisor.llama.binary import (
+    BinaryNotFound,
+    NotExecutable,
+    answers,
+    check_executable,
+    find_binary,
+    is_llama_server,
+)
+from supervisor.llama.command import (
+    PATHS,
+    SECRETS,
+    Surroundings,
+    child_environment,
+    llama_command,
+    model_options,
+    resolved,
+)
+from supervisor.llama.diagnosis import Diagnosis, first_known, found
+from supervisor.llama.endpoint import UnixEndpoint
+from supervisor.llama.files import Files, paths_of
 from supervisor.llama.flags import check_options
-from supervisor.llama.gguf import GgufError, Header, Reason, read_header, size_on_disk, split_paths
 from supervisor.llama.help_cache import HelpFailed, catalogue_of
+from supervisor.llama.warnings import ModelWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from supervisor.config.values import Model, Option
+    from supervisor.llama.gguf import Header
     from supervisor.llama.help_text import Catalogue
 
-PROJECTOR = "clip"
-"""The architecture a projector names in its header."""
+LONGEST_SOCKET_PATH = 107
+"""Bytes; what sockaddr_un holds (unix(7)), without the final zero."""
 
-NEIGHBOURS = 500
-"""Files whose names are compared with one that is missing."""
-
-_WEIGHTS = ("model", "mmproj", "spec-draft-model", "model-draft")
-_SOURCES = {"model", "m", "hf-repo", "hf", "hfr", "docker-repo", "dr"}
+Fingerprint = tuple[object, ...]
+"""What a model's start depends on outside its config: the identities of its files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +56,7 @@ class Inspection:
     """What a look at a model found."""
 
     problems: tuple[Diagnosis, ...] = ()
+    warnings: tuple[ModelWarning, ...] = ()
     binary: Path | None = None
     catalogue: Catalogue | None = None
     """The flags of its llama-server; None for a wrapper or another server."""
@@ -51,17 +66,18 @@ class Inspection:
     """Bytes of the model's files on disk, splits and projector included."""
 
 
+@dataclass(slots=True)
 class Inspector:
-    """Looks at models; remembers headers as long as the files stay the same."""
+    """Looks at models; remembers what it has read as long as the files stay the same."""
 
-    def __init__(self, around: Surroundings, *, cache_dir: Path | None) -> None:
-        self._around = around
-        self._cache_dir = cache_dir
-        self._binaries: dict[str | None, Path] = {}
-        self._headers: dict[Path, tuple[tuple[int, int], Header | GgufError]] = {}
+    around: Surroundings
+    cache_dir: Path | None
+    _files: Files = field(default_factory=Files)
+    _binaries: dict[str | None, Path] = field(default_factory=dict)
+    _trials: trial.Trials = field(default_factory=trial.Trials)
 
     async def inspect(self, model: Model) -> Inspection:
-        """Everything that is wrong with this model, and what a start of it needs to know."""
+        """What a start needs to know, and everything that would make it fail. Takes no time that a swap would feel."""
         if model.cmd:
             problem = self._program_problem(model.cmd[0])
             return Inspection(problems=(problem,) if problem else ())
@@ -71,23 +87,46 @@ class Inspector:
             catalogue = await self._catalogue(binary, model)
         except (BinaryNotFound, NotExecutable, HelpFailed) as exc:
             return Inspection(problems=(_binary_problem(exc),))
-        options = model_options(model, self._around)
-        flags = _flag_problems(catalogue, options) if catalogue else ()
-        files = await anyio.to_thread.run_sync(self._inspect_files, options)
+        options = model_options(model, self.around)
+        problems = [*_flag_problems(catalogue, options), *self._socket_problems(model)]
+        problems += await anyio.to_thread.run_sync(lambda: list(self._files.problems(options)))
+        problems += await self._gpu_problems(model, binary, options)
         return Inspection(
-            problems=(*flags, *files.problems),
+            problems=tuple(problems),
+            warnings=tuple(await self._warnings(model, binary, catalogue, options)),
             binary=binary,
             catalogue=catalogue,
-            header=files.header,
-            projector=files.projector,
-            size=files.size,
+            header=self._files.header(options.get("model")),
+            projector=self._files.header(options.get("mmproj")),
+            size=self._files.size(options),
         )
+
+    async def examine(self, model: Model) -> Inspection:
+        """As `inspect`, and lets the binary itself judge its arguments: 20 to 60 ms, for when nobody waits."""
+        seen = await self.inspect(model)
+        if seen.problems or seen.binary is None or seen.catalogue is None:
+            return seen
+        command = llama_command(
+            model, self.around, binary=seen.binary, catalogue=seen.catalogue, endpoint=self._endpoint()
+        )
+        problem = await self._trials.problem(command)
+        return replace(seen, problems=(problem,)) if problem else seen
+
+    def fingerprint(self, model: Model) -> Fingerprint:
+        """Changes when the binary or a file of this model changes."""
+        try:
+            program = Path(model.cmd[0]) if model.cmd else self._binary(model.binary)
+        except BinaryNotFound:
+            program = Path()
+        options = {} if model.cmd else model_options(model, self.around)
+        paths = [program, *(path for key in sorted(PATHS & options.keys()) for path in paths_of(options[key]))]
+        return tuple((str(path), *_identity(path)) for path in paths)
 
     def _binary(self, named: str | None) -> Path:
         """Searching takes 2 ms, which a swap need not pay again."""
         known = self._binaries.get(named)
-        if known is None or not known.exists():
-            around = self._around
+        if known is None or not answers(known.exists):
+            around = self.around
             known = find_binary(named, base=around.base, environ=around.environ, home=around.home)
             self._binaries[named] = known
         return known
@@ -95,158 +134,90 @@ class Inspector:
     async def _catalogue(self, binary: Path, model: Model) -> Catalogue | None:
         if not is_llama_server(binary):
             return None
-        env = {**child_environment(self._around), **model.env}
-        return await catalogue_of(binary, cache_dir=self._cache_dir, env=env)
+        env = {**child_environment(self.around), **model.env}
+        return await catalogue_of(binary, cache_dir=self.cache_dir, env=env)
 
     def _program_problem(self, program: str) -> Diagnosis | None:
-        path = Path(shutil.which(program, path=self._around.environ.get("PATH", "")) or program)
+        path = Path(shutil.which(program, path=self.around.environ.get("PATH", "")) or program)
         if "/" in program:
-            path = resolved(program, self._around)
+            path = resolved(program, self.around)
         elif not path.is_absolute():
-            hint = "give `cmd` the absolute path of the program"
-            return Diagnosis("binary_not_found", f"the program `{program}` of `cmd` is not on PATH", hint)
+            message = f"the program `{program}` of `cmd` is not on PATH"
+            return found("binary_not_found", message=message, hint="give `cmd` the absolute path of the program")
         try:
             check_executable(path)
         except NotExecutable as exc:
             return _binary_problem(exc)
         return None
 
-    def _inspect_files(self, options: dict[str, Option]) -> Inspection:
-        problems = list(_source_problems(options))
-        for key in sorted(PATHS & options.keys()):
-            problems += (found for path in _paths(options[key]) if (found := self._file_problem(key, path)))
-        header, projector = (self._usable_header(options.get(key)) for key in ("model", "mmproj"))
-        size = None
-        if header is not None and isinstance(model := options["model"], str):
-            size = size_on_disk(Path(model), header) + (projector.file_bytes if projector else 0)
-        return Inspection(problems=tuple(problems), header=header, projector=projector, size=size)
+    def _endpoint(self) -> UnixEndpoint:
+        return UnixEndpoint(self.around.private_dir / "0.sock")
 
-    def _file_problem(self, key: str, path: Path) -> Diagnosis | None:
-        what = "projector" if key == "mmproj" else "model" if key in _WEIGHTS else f"`{key}`"
-        if (problem := _access_problem(key, what, path)) or key not in _WEIGHTS:
-            return problem
-        header = self._header(path)
-        if isinstance(header, GgufError):
-            return _gguf_problem(what, path, header)
-        missing = next((part for part in split_paths(path, header) if not part.exists()), None)
-        if missing is not None:
-            message = f"the {what} file `{path}` is the first of {header.split_count} parts and `{missing}` is missing"
-            return Diagnosis("model_file_missing", message, "download the missing part into the same directory")
-        if not header.is_complete:
-            return Diagnosis(
-                "model_file_truncated",
-                f"the {what} file `{path}` is incomplete (tensor data ends past the end of the file)",
-                f"download it again; {_gigabytes(header.file_bytes)} of {_gigabytes(header.expected_bytes)} are there",
-            )
-        return _role_problem(key, path, header)
+    def _socket_problems(self, model: Model) -> Iterator[Diagnosis]:
+        path = str(self.around.private_dir / "99999999.sock")
+        if model.transport.value == "unix" and len(path.encode()) > LONGEST_SOCKET_PATH:
+            yield found("socket_path_too_long", path=path)
 
-    def _usable_header(self, value: Option | None) -> Header | None:
-        if not isinstance(value, str) or not Path(value).is_file():
-            return None
-        header = self._header(Path(value))
-        return None if isinstance(header, GgufError) else header
+    async def _gpu_problems(self, model: Model, binary: Path, options: dict[str, Option]) -> list[Diagnosis]:
+        if model.require_gpu and not await self._devices(model, binary):
+            return [found("gpu_required")]
+        return []
 
-    def _header(self, path: Path) -> Header | GgufError:
-        try:
-            status = path.stat()
-            identity = (status.st_size, status.st_mtime_ns)
-            known = self._headers.get(path)
-            if known is None or known[0] != identity:
-                self._headers[path] = known = (identity, read_header(path))
-        except GgufError as exc:
-            self._headers[path] = known = (identity, exc)
-        return known[1]
+    async def _warnings(
+        self, model: Model, binary: Path, catalogue: Catalogue | None, options: dict[str, Option]
+    ) -> list[ModelWarning]:
+        warnings = list(_draft_warnings(catalogue, options))
+        if catalogue and _wants_gpu(options) and not model.require_gpu and not await self._devices(model, binary):
+            message = "layers were asked for the GPU, but this llama-server sees none: the model runs on the processor"
+            hint = "check driver and build; `require_gpu = true` makes this a failure"
+            warnings.append(ModelWarning("no_usable_gpu", message, hint))
+        return warnings
+
+    async def _devices(self, model: Model, binary: Path) -> Sequence[str]:
+        return await self._trials.devices(binary, {**child_environment(self.around), **model.env})
 
 
-def _flag_problems(catalogue: Catalogue, options: dict[str, Option]) -> Iterator[Diagnosis]:
+def _flag_problems(catalogue: Catalogue | None, options: dict[str, Option]) -> Iterator[Diagnosis]:
+    if catalogue is None:
+        return
     known = {key: value for key, value in options.items() if key not in SECRETS}
     for problem in check_options(catalogue, known):
+        flag = catalogue.find(problem.key)
+        if flag is not None and flag.removed:
+            yield found("removed_flag", message=problem.message, hint=problem.hint)
+            continue
         ours = nearest(problem.key.replace("-", "_"), MODEL) if problem.cause == "unknown_flag" else None
         hint = f"did you mean our own key `{ours}`?" if ours else problem.hint
-        yield Diagnosis(problem.cause, problem.message, hint)
+        yield found(problem.cause, message=problem.message, hint=hint, flag=problem.key)
+
+
+def _draft_warnings(catalogue: Catalogue | None, options: dict[str, Option]) -> Iterator[ModelWarning]:
+    """A draft model without a kind of speculation is loaded and never used, and only a trace log says so."""
+    has_draft = options.keys() & {"spec-draft-model", "model-draft", "md"}
+    if has_draft and "spec-type" not in options and catalogue and catalogue.find("spec-type"):
+        message = "the draft model is loaded but not used unless it is of a kind that llama-server recognises"
+        yield ModelWarning("draft_unused", message, 'set `spec-type = "draft-simple"`')
+
+
+def _wants_gpu(options: dict[str, Option]) -> bool:
+    layers = next((options[key] for key in ("n-gpu-layers", "gpu-layers", "ngl") if key in options), 0)
+    return layers == "all" or (isinstance(layers, int) and layers > 0)
 
 
 def _binary_problem(exc: BinaryNotFound | NotExecutable | HelpFailed) -> Diagnosis:
     match exc:
         case BinaryNotFound():
-            return Diagnosis("binary_not_found", exc.message, exc.hint, tuple(exc.looked))
+            return found("binary_not_found", message=exc.message, hint=exc.hint, evidence=exc.looked)
         case NotExecutable():
-            return Diagnosis(exc.cause, exc.message, exc.hint)
+            return found(exc.cause, message=exc.message, hint=exc.hint)
         case HelpFailed():
             lines = exc.stderr.splitlines()
-            known = next((found for line in lines if (found := match_line(line))), None)
-            unknown = Diagnosis(
-                "binary_does_not_run",
-                exc.message,
-                "run it by hand to see what it needs",
-                tuple(lines[-5:]),
-            )
-            return known or unknown
+            return first_known(lines) or found("binary_does_not_run", message=exc.message, evidence=lines[-5:])
 
 
-def _source_problems(options: dict[str, Option]) -> Iterator[Diagnosis]:
-    if options.keys() & _SOURCES:
-        return
-    hint = "set `model` to a GGUF file, or `hf-repo`"
-    if options.keys() & {"model-url", "mu"}:
-        hint = "set `model` to the file the download goes to: with `model-url` alone llama-server starts empty"
-    yield Diagnosis("no_model_given", "the config names no model file", hint)
-
-
-def _access_problem(key: str, what: str, path: Path) -> Diagnosis | None:
-    prefix = {"model": "model_file", "mmproj": "mmproj"}.get(key, "file")
+def _identity(path: Path) -> tuple[int, int]:
     try:
-        path.stat()
-    except PermissionError:
-        return _unreadable(prefix, what, path)
+        status = os.stat(path)  # noqa: PTH116 - a third of the time of Path.stat, for every request to a broken model
     except OSError:
-        return Diagnosis(f"{prefix}_missing", f"the {what} file `{path}` does not exist", _missing_hint(path))
-    if key in _WEIGHTS and path.is_dir():
-        return Diagnosis(
-            f"{prefix}_missing", f"`{path}` is a directory, not a {what} file", "name the .gguf file in it"
-        )
-    return None if os.access(path, os.R_OK) else _unreadable(prefix, what, path)
-
-
-def _unreadable(prefix: str, what: str, path: Path) -> Diagnosis:
-    return Diagnosis(
-        f"{prefix}_unreadable",
-        f"the {what} file `{path}` cannot be read by this user (uid {os.geteuid()})",
-        "give the service's user read permission on the file and its directories",
-    )
-
-
-def _missing_hint(path: Path) -> str:
-    parent = next(parent for parent in path.parents if parent.exists())
-    if parent != path.parent:
-        return f"the directory `{path.parent}` does not exist either; the path is right up to `{parent}`"
-    others = sorted(other.name for other in islice(path.parent.glob("*.gguf"), NEIGHBOURS))
-    close = difflib.get_close_matches(path.name, others, n=3, cutoff=0.0)
-    return f"in that directory there is: {', '.join(close)}" if close else "check the path, or download the file"
-
-
-def _gguf_problem(what: str, path: Path, error: GgufError) -> Diagnosis:
-    facts = f"expected {error.expected}, found {error.found}"
-    if error.reason in {Reason.TRUNCATED, Reason.EMPTY}:
-        return Diagnosis("model_file_truncated", f"the {what} file `{path}` is incomplete ({facts})", error.hint)
-    return Diagnosis("model_file_not_gguf", f"the {what} file `{path}` is not a usable GGUF file ({facts})", error.hint)
-
-
-def _role_problem(key: str, path: Path, header: Header) -> Diagnosis | None:
-    is_projector = header.architecture == PROJECTOR
-    if key == "mmproj" and not is_projector:
-        message = f"`{path}` is not a projector but a model of architecture `{header.architecture}`"
-        return Diagnosis("mmproj_not_a_projector", message, "`mmproj` needs the mmproj-….gguf of this model")
-    if key == "model" and is_projector:
-        message = f"`{path}` is a projector, not a language model"
-        return Diagnosis("not_a_main_model", message, "name it with `mmproj`, and the language model with `model`")
-    return None
-
-
-def _paths(value: Option) -> list[Path]:
-    parts = value if isinstance(value, tuple) else (value,)
-    return [Path(piece) for part in parts if isinstance(part, str) for piece in part.split(",") if piece]
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+        return (0, 0)
+    return (status.st_size, status.st_mtime_ns)

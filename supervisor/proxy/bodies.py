@@ -21,13 +21,21 @@ class ClientGone(Exception):
     """Raised when the client left before it had sent its request."""
 
 
-class _Head(msgspec.Struct):
+class Head(msgspec.Struct):
+    """The fields of a request's JSON that concern us; the rest is not decoded."""
+
     model: str | None = None
+    stream: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def wants_stream(self) -> bool:
+        return bytes(self.stream) == b"true"
 
 
-_decoder = msgspec.json.Decoder(_Head)
+_decoder = msgspec.json.Decoder(Head)
 _BOUNDARY = re.compile(rb'boundary="?([^";,\s]{1,70})', re.IGNORECASE)
-_MODEL_PART = re.compile(rb'\r\ncontent-disposition:[^\r\n]*;\s*name="?model"?\s*(?:;|\r\n)', re.IGNORECASE)
+_DISPOSITION = re.compile(rb"\r\ncontent-disposition:([^\r\n]*)", re.IGNORECASE)
+_PARAMETER = re.compile(rb';\s*([\w*-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)')
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
@@ -49,10 +57,10 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def model_in_json(body: bytes) -> str | None:
-    """The `model` of a JSON object; raises `InvalidRequest` when it is none."""
+def head_of_json(body: bytes) -> Head:
+    """The head of a JSON object; raises `InvalidRequest` when it is none."""
     try:
-        return _decoder.decode(body).model
+        return _decoder.decode(body)
     except msgspec.ValidationError as exc:
         raise InvalidRequest(f"the request body: {exc}", hint='expected a JSON object with "model": "NAME"') from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -71,11 +79,20 @@ def model_in_form(content_type: bytes, body: bytes) -> str | None:
         if head_end < 0:
             return None
         end = body.find(delimiter, head_end)
-        if _MODEL_PART.search(body, start, head_end + 2):
+        if _is_model_field(body[start:head_end]):
             value = body[head_end + 4 : end if end >= 0 else len(body)]
             return value[:NAME_LIMIT].decode(errors="replace").strip()
         start = end
     return None
+
+
+def _is_model_field(head: bytes) -> bool:
+    """Whether a part is the field `model`, and no file that happens to be called so."""
+    disposition = _DISPOSITION.search(head)
+    if disposition is None:
+        return False
+    parameters = {name.lower(): value.strip(b' "') for name, value in _PARAMETER.findall(disposition[1])}
+    return parameters.get(b"name") == b"model" and b"filename" not in parameters
 
 
 def _too_large(size: int, limit: int) -> BodyTooLarge:

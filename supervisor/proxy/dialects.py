@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec.json
 
-from supervisor.errors import ModelCrashed, ModelFailed, SupervisorError
+from supervisor.errors import MethodNotAllowed, ModelCrashed, ModelFailed, SupervisorError
 
 if TYPE_CHECKING:
     from supervisor.proxy.upstream import Headers
@@ -58,6 +58,8 @@ def error_response(error: SupervisorError, dialect: Dialect, accept: bytes) -> t
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", error.allowed.encode()))
     if isinstance(error, ModelFailed) and error.failure.permanent:
         headers.append((b"x-should-retry", b"false"))  # what the openai and anthropic clients obey
     return status_of(error), headers, body

@@ -41,7 +41,7 @@ class Disconnect:
         self._watcher = self._task.get_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
+        while not (await self._receive())["type"].endswith(".disconnect"):
             pass
         self.happened = True
         self._task.cancel()

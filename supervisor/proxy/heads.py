@@ -45,14 +45,14 @@ def request_head(method: bytes, target: bytes, headers: Iterable[tuple[bytes, by
     return b"".join(lines)
 
 
-def response_headers(headers: Headers, *, is_cross_origin: bool) -> Headers:
+def response_headers(status: int, headers: Headers) -> Headers:
     """The child's headers as the client gets them."""
     dropped = _named_by_connection(headers)
+    if status in {204, 304}:
+        dropped |= {b"content-length"}  # of the body that is not sent
     kept = [pair for pair in headers if pair[0] not in _NOT_RETURNED and pair[0] not in dropped]
     if is_event_stream(headers):
         kept.append((b"x-accel-buffering", b"no"))  # nginx in front of us would hold tokens back
-    if is_cross_origin:
-        kept.append((b"access-control-allow-origin", b"*"))
     return kept
 
 

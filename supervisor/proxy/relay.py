@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote
 
 import anyio
+import msgspec.json
 
 from supervisor.errors import (
     MethodNotAllowed,
     ModelCrashed,
-    ModelNotLoaded,
     ModelUnloaded,
+    ShuttingDown,
     SupervisorError,
+    UpstreamRefused,
     UpstreamUnreachable,
 )
 from supervisor.proxy import filters
-from supervisor.proxy.bodies import ClientGone, model_in_form, model_in_json, read_body
-from supervisor.proxy.dialects import Dialect, error_event, error_response
+from supervisor.proxy.answer import Answer
+from supervisor.proxy.bodies import ClientGone, head_of_json, model_in_form, read_body
 from supervisor.proxy.disconnect import Disconnect
 from supervisor.proxy.heads import header, is_event_stream, request_head, response_headers
+from supervisor.proxy.lines import WholeLines
+from supervisor.proxy.patience import patient_lease
 from supervisor.proxy.routes import ROUTES, UPSTREAM, Route, Source, dialect_of
 from supervisor.proxy.upstream import Upstream, UpstreamBroken
 
@@ -32,12 +37,16 @@ if TYPE_CHECKING:
     from supervisor.fleet.values import RunId
     from supervisor.proxy.upstream import Connection, Headers
     from supervisor.runtime.live import LiveRun
-    from supervisor.runtime.pool import Pool
+    from supervisor.runtime.pool import Lease, Pool
 
 logger = logging.getLogger("supervisor.proxy")
 
 LAST_WORDS = 2.0
 """Seconds a broken connection waits to learn what became of its child."""
+DEATH_NOTICE = 0.05
+"""Seconds in which we learn of a child's death after its connections have ended."""
+REFUSAL_LIMIT = 64 * 1024
+"""Bytes read of an error that has to be put into a stream."""
 
 
 class Redirect(Exception):
@@ -58,8 +67,8 @@ class Call:
     headers: Headers
     body: bytes
     model: Target
-    dialect: Dialect
     wakes: bool = True
+    streams: bool = False
 
     @property
     def head(self) -> bytes:
@@ -79,12 +88,14 @@ class Proxy:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; the caller has chosen it by its path."""
         route = ROUTES.get(scope["path"])
+        dialect = route.dialect if route else dialect_of(scope["path"])
+        answer = Answer(scope, send, dialect, is_open_to_browsers=route is not None)
         try:
             call = await (self._routed(route, scope, receive) if route else self._addressed(scope, receive))
             with Disconnect(receive):
-                await self._serve(call, send)
+                await self._serve(call, answer)
         except SupervisorError as exc:
-            await refuse(exc, scope, send, route.dialect if route else dialect_of(scope["path"]))
+            await answer.fail(exc)
         except Redirect as exc:
             await _redirect(exc.target, scope, send)
         except ClientGone:
@@ -92,13 +103,15 @@ class Proxy:
 
     async def _routed(self, route: Route, scope: Scope, receive: Receive) -> Call:
         if scope["method"] not in route.methods:
-            allowed = " or ".join(sorted(route.methods))
-            raise MethodNotAllowed(f"`{scope['path']}` does not take {scope['method']}", hint=f"use {allowed}")
+            allowed = ", ".join(sorted(route.methods))
+            raise MethodNotAllowed(f"`{scope['path']}` does not take {scope['method']}", allowed=allowed)
         body = await read_body(scope, receive, self._max_body)
-        model = self._names.resolve(_model_named(route, scope, body))
+        name, wants_stream = _understood(route, scope, body)
+        model = self._names.resolve(name)
         if model.filters and route.source is Source.JSON:
             body = filters.apply(model.filters, body)
-        return _call(scope, scope["raw_path"], body, model, route.dialect, wakes=route.wakes)
+        streams = route.streams and wants_stream
+        return _call(scope, scope["raw_path"], body, model, wakes=route.wakes, streams=streams)
 
     async def _addressed(self, scope: Scope, receive: Receive) -> Call:
         """A request to `/upstream/MODEL/PATH`."""
@@ -106,21 +119,32 @@ class Proxy:
         if not rest:
             raise Redirect(scope["raw_path"] + b"/")
         body = await read_body(scope, receive, self._max_body)
-        return _call(scope, rest, body, model, dialect_of(scope["path"]))
+        return _call(scope, rest, body, model)
 
-    async def _serve(self, call: Call, send: Send) -> None:
-        if not call.wakes:
-            self._require_loaded(call.model)
-        with await self._pool.lease(call.model.model) as run:
-            upstream = self._upstream(run)
+    async def _serve(self, call: Call, answer: Answer) -> None:
+        with await self._lease(call, answer) as run:
+            run.awaited += 1
             try:
-                connection = await _exchange(upstream, call)
-            except (UpstreamBroken, UpstreamUnreachable) as exc:
-                raise await _last_words(run, exc) from exc
-            try:
-                await _relay(connection, run, call, send)
+                await self._pass_on(call, run, answer)
             finally:
-                upstream.release(connection)
+                run.awaited -= 1
+
+    async def _lease(self, call: Call, answer: Answer) -> Lease:
+        model = call.model.model
+        if not call.wakes:
+            return self._pool.look(model)
+        return await (patient_lease(self._pool, model, answer) if call.streams else self._pool.lease(model))
+
+    async def _pass_on(self, call: Call, run: LiveRun, answer: Answer) -> None:
+        upstream = self._upstream(run)
+        try:
+            connection = await _exchange(upstream, call)
+        except (UpstreamBroken, UpstreamUnreachable) as exc:
+            raise await _last_words(run, exc) from exc
+        try:
+            await _relay(connection, run, call, answer)
+        finally:
+            upstream.release(connection)
 
     def _upstream(self, run: LiveRun) -> Upstream:
         upstream = self._upstreams.get(run.id)
@@ -129,11 +153,6 @@ class Proxy:
             upstream = self._upstreams[run.id] = Upstream(run.endpoint)
             run.on_end(lambda: self._upstreams.pop(run.id).close())
         return upstream
-
-    def _require_loaded(self, model: Target) -> None:
-        run = self._pool.fleet.run_of(model.model)
-        if run is None or not run.is_open:
-            raise ModelNotLoaded(f"`{model.model}` is not loaded", hint="looking at a model does not load it")
 
 
 async def _exchange(upstream: Upstream, call: Call) -> Connection:
@@ -154,33 +173,62 @@ async def _exchange(upstream: Upstream, call: Call) -> Connection:
         connection = await upstream.acquire(fresh=True)
 
 
-async def _relay(connection: Connection, run: LiveRun, call: Call, send: Send) -> None:
-    is_cross_origin = header(call.headers, b"origin") is not None
+async def _relay(connection: Connection, run: LiveRun, call: Call, answer: Answer) -> None:
     status, headers = await connection.head()
-    answer = response_headers(headers, is_cross_origin=is_cross_origin)
-    if status in {204, 304}:
-        answer = [pair for pair in answer if pair[0] != b"content-length"]  # of the body that is not sent
-    await send({"type": "http.response.start", "status": status, "headers": answer})
-    chunk: bytes | None = b""
+    is_stream = is_event_stream(headers)
+    if (answer.is_stream and not is_stream) or status >= 600:
+        raise await _refusal(connection, status)
+    await answer.begin(status, response_headers(status, headers), is_stream=is_stream)
+    lines = WholeLines() if is_stream else None
     try:
         while (chunk := await connection.read()) is not None:
+            run.heard_at = monotonic()
             more = not connection.is_drained
-            await send({"type": "http.response.body", "body": chunk, "more_body": more})
+            if lines is not None and more:
+                chunk = lines.feed(chunk)
+            elif lines is not None:
+                chunk = lines.rest() + chunk
+            if chunk or not more:
+                await answer.body(chunk, more=more)
             if not more:
                 return
+        if is_stream and connection.ends_with_connection:
+            await _still_alive(run)
     except UpstreamBroken as exc:
         error = await _last_words(run, exc)
         logger.warning("an answer of %s was cut: %s", run.model.id, error)
-        if not is_event_stream(headers) or header(headers, b"content-length") is not None:
-            return  # uvicorn closes the connection: the only way to say that bytes are missing
-        chunk = b"\n\n" + error_event(error, call.dialect)
-        await send({"type": "http.response.body", "body": chunk, "more_body": False})
-    else:
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if is_stream and header(headers, b"content-length") is None:
+            await answer.fail(error)
+        return  # otherwise uvicorn closes the connection: the only way to say that bytes are missing
+    await answer.body(lines.rest() if lines else b"", more=False)
+
+
+async def _still_alive(run: LiveRun) -> None:
+    """A stream whose end is that of its connection is whole only if its child has not died; raises `UpstreamBroken`."""
+    with anyio.move_on_after(DEATH_NOTICE):
+        await run.gone.wait()
+    if run.failure is not None:
+        raise UpstreamBroken(started=True)
+
+
+async def _refusal(connection: Connection, status: int) -> SupervisorError:
+    """A child's own error, for a stream that has begun with comments; or a status there is no way to pass on."""
+    if status >= 600:
+        return UpstreamRefused(f"the model's server answered with status {status}, which HTTP does not have")
+    body = b""
+    while len(body) < REFUSAL_LIMIT and (chunk := await connection.read()) is not None:
+        body += chunk
+    try:
+        message = msgspec.json.decode(body)["error"]["message"]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        message = body[:200].decode(errors="replace")
+    return UpstreamRefused(str(message))
 
 
 async def _last_words(run: LiveRun, exc: UpstreamBroken | UpstreamUnreachable) -> SupervisorError:
     """What became of the child behind a connection that ended: its crash, our own doing, or nothing known."""
+    if run.is_cut_by_shutdown:
+        return ShuttingDown("the service was shut down before the answer was complete")
     if run.scope.cancel_called:
         return ModelUnloaded(f"`{run.model.id}` was unloaded before it had answered")
     with anyio.move_on_after(LAST_WORDS):
@@ -190,15 +238,6 @@ async def _last_words(run: LiveRun, exc: UpstreamBroken | UpstreamUnreachable) -
     if isinstance(exc, UpstreamUnreachable):
         return exc
     return UpstreamUnreachable(f"`{run.model.id}` closed the connection before the end of its answer")
-
-
-async def refuse(error: SupervisorError, scope: Scope, send: Send, dialect: Dialect = Dialect.OPENAI) -> None:
-    """Answer with an error."""
-    status, headers, body = error_response(error, dialect, header(scope["headers"], b"accept") or b"")
-    if header(scope["headers"], b"origin") is not None:
-        headers.append((b"access-control-allow-origin", b"*"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 async def _redirect(target: bytes, scope: Scope, send: Send) -> None:
@@ -221,17 +260,19 @@ def addressed_model(names: Names, raw_path: bytes) -> tuple[Target, bytes]:
     return model, b"".join(b"/" + segment for segment in segments[count:])
 
 
-def _model_named(route: Route, scope: Scope, body: bytes) -> str | None:
+def _understood(route: Route, scope: Scope, body: bytes) -> tuple[str | None, bool]:
+    """The model a request names, and whether it wants a stream."""
     match route.source:
         case Source.JSON:
-            return model_in_json(body)
+            head = head_of_json(body)
+            return head.model, head.wants_stream
         case Source.FORM:
-            return model_in_form(header(scope["headers"], b"content-type") or b"", body)
+            return model_in_form(header(scope["headers"], b"content-type") or b"", body), False
         case Source.QUERY:
-            return next(iter(parse_qs(scope["query_string"].decode("latin-1")).get("model", ())), None)
+            return next(iter(parse_qs(scope["query_string"].decode("latin-1")).get("model", ())), None), False
 
 
-def _call(scope: Scope, path: bytes, body: bytes, model: Target, dialect: Dialect, *, wakes: bool = True) -> Call:
+def _call(scope: Scope, path: bytes, body: bytes, model: Target, *, wakes: bool = True, streams: bool = False) -> Call:
     query: bytes = scope["query_string"]
     target = path + b"?" + query if query else path
-    return Call(scope["method"].encode(), target, scope["headers"], body, model, dialect, wakes)
+    return Call(scope["method"].encode(), target, scope["headers"], body, model, wakes, streams)

@@ -25,19 +25,22 @@ class Route:
     dialect: Dialect = Dialect.OPENAI
     wakes: bool = True
     """Whether a request loads the model; looking at a child must not start it."""
+    streams: bool = False
+    """Whether `"stream": true` makes the answer an event stream, which comments may precede."""
 
 
 _POST = frozenset({"POST"})
 _GET = frozenset({"GET", "HEAD"})
 
 _JSON = Route(Source.JSON, _POST)
+_CHAT = Route(Source.JSON, _POST, streams=True)
 _FORM = Route(Source.FORM, _POST)
-_ANTHROPIC = Route(Source.JSON, _POST, Dialect.ANTHROPIC)
+_ANTHROPIC = Route(Source.JSON, _POST, Dialect.ANTHROPIC, streams=True)
 
 ROUTES: dict[str, Route] = {
-    "/v1/chat/completions": _JSON,
-    "/v1/completions": _JSON,
-    "/v1/responses": _JSON,
+    "/v1/chat/completions": _CHAT,
+    "/v1/completions": _CHAT,
+    "/v1/responses": _CHAT,
     "/v1/embeddings": _JSON,
     "/v1/messages": _ANTHROPIC,
     "/v1/messages/count_tokens": _ANTHROPIC,
@@ -49,10 +52,10 @@ ROUTES: dict[str, Route] = {
     "/v1/audio/speech": _JSON,
     "/v1/images/generations": _JSON,
     "/v1/images/edits": _FORM,
-    "/infill": _JSON,
-    "/completion": _JSON,
-    "/completions": _JSON,
-    "/chat/completions": _JSON,
+    "/infill": _CHAT,
+    "/completion": _CHAT,
+    "/completions": _CHAT,
+    "/chat/completions": _CHAT,
     "/embedding": _JSON,
     "/embeddings": _JSON,
     "/tokenize": _JSON,

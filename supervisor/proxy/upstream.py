@@ -39,6 +39,8 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.used_at = 0.0
         self.is_closed = False
+        self.ends_with_connection = False
+        """Whether the end of the body is the end of the connection."""
         self.has_served = False
         """Whether an earlier exchange used it: only then may its sudden end be mere bad timing."""
         self._loop = asyncio.get_running_loop()
@@ -58,7 +60,7 @@ class Connection(asyncio.Protocol):
         self._is_paused = False
         self._is_started = False
         self._is_complete = False
-        self._ends_with_connection = False
+        self.ends_with_connection = False
         self._may_be_kept = False
         self._transport.write(head + body if len(body) < HIGH_WATER else head)
         if len(body) >= HIGH_WATER:
@@ -102,7 +104,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """End the connection, and with it what the child still does for it."""
-        self._ends_with_connection = False  # an end of our making is nobody's end of a body
+        self.ends_with_connection = False  # an end of our making is nobody's end of a body
         if not self.is_closed:
             self._transport.abort()
 
@@ -136,7 +138,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
-        if self._method and self._is_started and self._ends_with_connection and exc is None:
+        if self._method and self._is_started and self.ends_with_connection and exc is None:
             self._is_complete = True
         self._wake()
 
@@ -156,7 +158,7 @@ class Connection(asyncio.Protocol):
             return
         names = {name for name, _ in self._headers}
         bodiless = self._method == b"HEAD" or self._status in {204, 304}
-        self._ends_with_connection = not bodiless and not names & {b"content-length", b"transfer-encoding"}
+        self.ends_with_connection = not bodiless and not names & {b"content-length", b"transfer-encoding"}
         self._is_complete = bodiless
         self._is_started = True
 

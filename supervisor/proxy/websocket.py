@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from supervisor.errors import SupervisorError
 from supervisor.llama.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
+from supervisor.proxy.disconnect import Disconnect
 from supervisor.proxy.relay import addressed_model
 
 if TYPE_CHECKING:
@@ -39,10 +40,16 @@ class WebSocketProxy:
         client = WebSocket(scope, receive, send)
         try:
             model, path = addressed_model(self._names, scope["raw_path"])
-            with await self._pool.lease(model.model) as run:
-                assert run.endpoint is not None
-                await _tunnel(client, run.endpoint, path.decode("latin-1") or "/")
+            await client.receive()  # that it wants to connect
+            lease = None
+            with Disconnect(receive):
+                lease = await self._pool.lease(model.model)
+            if lease is not None:
+                with lease as run:
+                    assert run.endpoint is not None
+                    await _tunnel(client, run.endpoint, path.decode("latin-1") or "/")
         except SupervisorError as exc:
+            logger.info("websocket refused: %s", exc)
             with contextlib.suppress(RuntimeError):
                 await client.close(TRY_AGAIN_LATER, reason=exc.message[:120])
 
@@ -58,6 +65,7 @@ async def _tunnel(client: WebSocket, endpoint: Endpoint, path: str) -> None:
                 await _to_client(child, client)
                 tasks.cancel_scope.cancel()
     except (OSError, InvalidHandshake) as exc:
+        logger.info("websocket %s refused by the child: %s", path, exc)
         await client.close(ENDED_ABNORMALLY, reason=str(exc)[:120])
 
 

@@ -15,6 +15,7 @@ from supervisor.llama import protocol
 from supervisor.llama.diagnosis import End
 from supervisor.runtime.health import poll_until_healthy
 from supervisor.runtime.logs import LineSplitter
+from supervisor.runtime.oom import oom_kills
 from supervisor.runtime.process import Process
 from supervisor.runtime.vitals import signs_of_life
 
@@ -42,8 +43,11 @@ class Child:
         *,
         check_endpoint: str,
         load_timeout: float,
+        load_limit: float,
         stop_timeout: float,
+        redact: Callable[[str], str],
         log: Callable[[str, str], None],
+        on_line: Callable[[str], None],
         on_ready: Callable[[Mapping[str, object]], None],
     ) -> None:
         self.command = command
@@ -54,8 +58,11 @@ class Child:
         """Of the last answer, as the child logs it."""
         self._check_endpoint = check_endpoint
         self._load_timeout = load_timeout
+        self._load_limit = load_limit
         self._stop_timeout = stop_timeout
+        self._redact = redact
         self._log = log
+        self._on_line = on_line
         self._on_ready = on_ready
         self._stderr: deque[str] = deque(maxlen=KEPT_LINES)
         self._splitters = {
@@ -64,13 +71,16 @@ class Child:
         }
         self._has_reported = False
         self._activity = 0
-        self._silent_for: float | None = None
+        self._gave_up: tuple[str, float] | None = None
+        self._kill: Callable[[], None] = lambda: None
 
     async def run(self) -> End:
         """Spawn the child and stay with it; raises `OSError` when it cannot be spawned."""
         started = time.monotonic()
+        killed_before = oom_kills()
         process = Process(self.command, self._output)
         self.pid = process.pid
+        self._kill = lambda: process.signal_group(signal.SIGKILL)
         logger.info("spawned pid %s: %s", process.pid, shlex.join(self.command.shown))
         try:
             async with anyio.create_task_group() as tasks:
@@ -83,13 +93,26 @@ class Child:
                 await self._stop(process)
             for splitter in self._splitters.values():
                 splitter.close()
+        killed_after = oom_kills()
+        code, after = self._gave_up or (None, None)
         return End(
             phase="serving" if self.is_ready else "loading",
             lines=tuple(self._stderr),
             returncode=process.returncode,
             elapsed=time.monotonic() - started,
-            silent_for=self._silent_for,
+            gave_up=code,
+            gave_up_after=after,
+            was_out_of_memory=None if killed_after is None else killed_after != killed_before,
         )
+
+    def give_up(self, code: str, after: float) -> None:
+        """Kill it for a reason of ours; the code of a cause, and how long we waited."""
+        self._gave_up = (code, after)
+        self._kill()
+
+    def put_down(self) -> None:
+        """Kill it because of what it said itself."""
+        self._kill()
 
     async def _stop(self, process: Process) -> None:
         """End it in the fastest way that is safe: nobody has a lease any more, or is meant to be cut."""
@@ -112,17 +135,20 @@ class Child:
         return self._stop_timeout
 
     async def _watch_load(self, process: Process) -> None:
-        """Kill a start that shows no sign of life for the load timeout."""
-        seen, since = (self._activity, signs_of_life(process.pid)), time.monotonic()
-        while not self.is_ready:
+        """Give a start up that shows no sign of life for the load timeout, or has had its whole time."""
+        started = since = time.monotonic()
+        seen = (self._activity, signs_of_life(process.pid))
+        while True:
             await anyio.sleep(min(HEARTBEAT, self._load_timeout / 4))
-            now = (self._activity, signs_of_life(process.pid))
-            if now != seen:
-                seen, since = now, time.monotonic()
-            elif time.monotonic() - since >= self._load_timeout:
-                self._silent_for = self._load_timeout
-                process.signal_group(signal.SIGKILL)
+            now, signs = time.monotonic(), (self._activity, signs_of_life(process.pid))
+            if signs != seen:
+                seen, since = signs, now
+            if self.is_ready:
                 return
+            if now - since >= self._load_timeout:
+                self.give_up("load_timeout", self._load_timeout)
+            elif now - started >= self._load_limit:
+                self.give_up("load_too_long", self._load_limit)
 
     async def _ask_over_http(self) -> None:
         if self.command.speaks_protocol:
@@ -138,7 +164,9 @@ class Child:
     def _line(self, stream: str, text: str) -> None:
         message = protocol.parse(text) if stream == "stdout" and self.command.speaks_protocol else None
         if message is None:
+            text = self._redact(text)
             self._log(stream, text)
+            self._on_line(text)
             if stream == "stderr":
                 self._stderr.append(text)
             self.tokens_per_second = protocol.generation_speed(text) or self.tokens_per_second
@@ -155,6 +183,7 @@ class Child:
     def _ready(self, model: Mapping[str, object]) -> None:
         if not self.is_ready:
             self.is_ready = True
+            self._stderr.clear()  # what it complained of while loading has not kept it from serving
             self._on_ready(model)
 
     def __repr__(self) -> str:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import socket
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import anyio
+
+from supervisor.config.secrets import Redactor
 from supervisor.config.values import Transport
 from supervisor.llama.command import Command, llama_command, raw_command
-from supervisor.llama.diagnosis import Diagnosis, End, diagnose, report
+from supervisor.llama.diagnosis import Diagnosis, End, diagnose, first_known, found, report
 from supervisor.llama.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
+from supervisor.llama.warnings import ModelWarning, warning_in
 from supervisor.runtime.child import Child
+from supervisor.runtime.ports import listener_of
+from supervisor.runtime.stall import watch_for_stalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,9 +25,12 @@ if TYPE_CHECKING:
     from supervisor.config.values import Config, Model
     from supervisor.errors import Failure
     from supervisor.llama.command import Surroundings
-    from supervisor.llama.preflight import Inspection, Inspector
+    from supervisor.llama.preflight import Fingerprint, Inspection, Inspector
     from supervisor.runtime.live import LiveRun
     from supervisor.runtime.logs import Logs
+
+WEDGED = frozenset({"gpu_error", "wake_failed"})
+"""Causes after which a child still calls itself healthy but serves nothing any more."""
 
 
 class Launcher:
@@ -33,37 +43,32 @@ class Launcher:
         self._config = config
         self._around = around
         self._inspector = inspector
+        self._redact = Redactor.of(config)
 
     async def check(self, model: Model) -> Failure | None:
-        """What is wrong with this model, as far as can be known without starting it."""
-        inspection = self.inspections[model.id] = await self._inspector.inspect(model)
-        if not inspection.problems:
-            return None
-        return report(model.id, _combined(inspection), binary=_binary(inspection))
+        """What is wrong with this model, as far as can be known without loading it."""
+        return self._noted(model, await self._inspector.examine(model))
+
+    def fingerprint(self, model: Model) -> Fingerprint:
+        """Changes when the binary or a file of this model changes."""
+        return self._inspector.fingerprint(model)
 
     async def run(self, live: LiveRun, on_ready: Callable[[], None]) -> Failure | None:
         """Run a child of this model until it ends; the failure when that was not our doing."""
         model = live.model
-        inspection = self.inspections[model.id] = await self._inspector.inspect(model)
-        if inspection.problems:
-            return report(model.id, _combined(inspection), binary=_binary(inspection))
+        inspection = await self._inspector.inspect(model)
+        if failure := self._noted(model, inspection):
+            return failure
+        for warning in inspection.warnings:
+            live.warn(warning)
         command = self.command(model, inspection, run=live.id)
-        child = Child(
-            command,
-            check_endpoint=model.check_endpoint,
-            load_timeout=model.load_timeout,
-            stop_timeout=self._config.server.stop_timeout,
-            log=self.logs.writer(model.id, live.id),
-            on_ready=lambda payload: _ready(live, payload, on_ready),
-        )
-        live.child, live.endpoint = child, command.endpoint
-        try:
-            end = await child.run()
-        except OSError as exc:
-            end = End("spawning", (f"{command.argv[0]}: {exc.strerror}",))
-        finally:
-            _unlink(command.endpoint)
-        return report(model.id, diagnose(end), end=end, command=command.shown, binary=_binary(inspection))
+        end = await self._run_child(live, command, on_ready)
+        if end.is_mute:
+            # The wheel's build loses every error line in 1 of 30 failing starts: ask it once more.
+            command = self.command(model, inspection, run=live.id)
+            end = await self._run_child(live, command, on_ready)
+        diagnosis = await self._diagnosed(model, command, end)
+        return report(model.id, diagnosis, end=end, command=command.shown, binary=_binary(inspection))
 
     def command(self, model: Model, inspection: Inspection, *, run: int) -> Command:
         """The command line of a run of this model."""
@@ -80,14 +85,60 @@ class Launcher:
 
     def broken(self, live: LiveRun, exc: Exception) -> Failure:
         """The report of a run that ended by a fault of ours."""
-        message = f"the supervisor itself failed ({type(exc).__name__}: {exc})"
-        diagnosis = Diagnosis("internal_error", message, "please report this with the service's log", permanent=False)
-        return report(live.model.id, diagnosis)
+        return report(live.model.id, found("internal_error", detail=f"{type(exc).__name__}: {exc}"))
+
+    async def _run_child(self, live: LiveRun, command: Command, on_ready: Callable[[], None]) -> End:
+        model = live.model
+        live.child = Child(
+            command,
+            check_endpoint=model.check_endpoint,
+            load_timeout=model.load_timeout,
+            load_limit=model.load_limit,
+            stop_timeout=self._config.server.stop_timeout,
+            redact=self._redact,
+            log=self.logs.writer(model.id, live.id),
+            on_line=lambda text: _listen(live, text),
+            on_ready=lambda payload: _ready(live, payload, on_ready),
+        )
+        live.endpoint = command.endpoint
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(watch_for_stalls, live)
+                end = await _ended(live.child)
+                tasks.cancel_scope.cancel()
+            return end
+        finally:
+            _unlink(command.endpoint)
+
+    async def _diagnosed(self, model: Model, command: Command, end: End) -> Diagnosis:
+        """The reason of an end; what only this machine knows is added to what the child said."""
+        diagnosis = diagnose(end)
+        if diagnosis.cause == "unknown" and end.phase == "loading":
+            # The files, or the binary's own verdict on its arguments, may tell what the child did not.
+            again = await self._inspector.examine(model)
+            return again.problems[0] if again.problems else diagnosis
+        if diagnosis.cause == "listen_address_taken" and isinstance(command.endpoint, TcpEndpoint):
+            holder = listener_of(command.endpoint.port)
+            return replace(diagnosis, hint=f"{holder} listens there") if holder else diagnosis
+        return diagnosis
+
+    def _noted(self, model: Model, inspection: Inspection) -> Failure | None:
+        self.inspections[model.id] = inspection
+        if not inspection.problems:
+            return None
+        return report(model.id, _combined(inspection), binary=_binary(inspection))
 
     def _endpoint(self, model: Model, run: int) -> Endpoint:
         if model.transport is Transport.TCP:
             return TcpEndpoint(free_port())
         return UnixEndpoint(self._around.private_dir / f"{run}.sock")
+
+
+async def _ended(child: Child) -> End:
+    try:
+        return await child.run()
+    except OSError as exc:
+        return End("spawning", (f"{child.command.argv[0]}: {exc.strerror}",))
 
 
 def free_port() -> int:
@@ -98,9 +149,40 @@ def free_port() -> int:
         return port
 
 
+def _listen(live: LiveRun, text: str) -> None:
+    """Hear warnings, and device errors after which a child answers every request with an error.
+
+    Once it serves, only lines that are no mere news are worth the look.
+    """
+    is_serving = live.child is not None and live.child.is_ready
+    if is_serving and " I " in text[:40]:
+        return
+    if warning := warning_in(text):
+        live.warn(warning)
+    if is_serving and (known := first_known((text,), serving=True)) and known.cause in WEDGED and live.child:
+        live.child.put_down()
+
+
 def _ready(live: LiveRun, payload: Mapping[str, object], on_ready: Callable[[], None]) -> None:
     live.became_ready(payload, time.monotonic())
+    if shrunk := _shrunk_context(live.model, payload):
+        live.warn(shrunk)
     on_ready()
+
+
+def _shrunk_context(model: Model, payload: Mapping[str, object]) -> ModelWarning | None:
+    """Whether the whole context asked for came down to less in one slot than one slot alone should have."""
+    asked, slots, meta = model.options.get("ctx-size"), model.options.get("parallel"), payload.get("meta")
+    given = meta.get("n_ctx") if isinstance(meta, dict) else None
+    if not isinstance(asked, int) or not isinstance(given, int) or asked <= 0:
+        return None
+    share = asked // slots if isinstance(slots, int) and slots > 0 and not model.options.get("kv-unified") else asked
+    if given >= share:
+        return None
+    message = f"a request gets a context of {given} tokens, not the {share} that `ctx-size` asks for"
+    return ModelWarning(
+        "context_reduced", message, "the model was trained for less, or memory is short: lower `ctx-size`"
+    )
 
 
 def _combined(inspection: Inspection) -> Diagnosis:
@@ -109,7 +191,7 @@ def _combined(inspection: Inspection) -> Diagnosis:
     if not others:
         return first
     also = "; ".join(problem.message for problem in others)
-    return Diagnosis(first.cause, first.message, f"{first.hint}; also: {also}", first.evidence, first.permanent)
+    return replace(first, hint=f"{first.hint}; also: {also}")
 
 
 def _binary(inspection: Inspection) -> dict[str, str | None] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
     from supervisor.errors import Failure
     from supervisor.fleet.values import Run
     from supervisor.llama.endpoint import Endpoint
+    from supervisor.llama.warnings import ModelWarning
     from supervisor.runtime.child import Child
+
+logger = logging.getLogger("supervisor.live")
 
 
 class LiveRun:
@@ -22,11 +26,14 @@ class LiveRun:
 
     __slots__ = (
         "_on_end",
+        "awaited",
         "child",
         "endpoint",
         "failure",
         "gone",
+        "heard_at",
         "id",
+        "is_cut_by_shutdown",
         "leases",
         "model",
         "ready_payload",
@@ -35,6 +42,7 @@ class LiveRun:
         "slots",
         "started_at",
         "used_at",
+        "warnings",
     )
 
     def __init__(self, run: Run) -> None:
@@ -44,14 +52,21 @@ class LiveRun:
         self.leases = run.leases
         self.started_at = run.started_at
         self.used_at = run.used_at
+        self.awaited = 0
+        """Answers the child owes; a websocket may stay silent for as long as it likes."""
+        self.heard_at = run.used_at
+        """When the last byte of an answer came."""
         self.endpoint: Endpoint | None = None
         self.child: Child | None = None
         self.ready_payload: Mapping[str, object] = {}
         """What the child says of its model once it is ready."""
         self.ready_seconds: float | None = None
         """How long the start took."""
+        self.warnings: dict[str, ModelWarning] = {}
+        """What runs otherwise than it was meant to, by code."""
         self.failure: Failure | None = None
         self.gone = asyncio.Event()
+        self.is_cut_by_shutdown = False
         self.scope = anyio.CancelScope()
         self._on_end: list[Callable[[], None]] = []
 
@@ -63,8 +78,9 @@ class LiveRun:
         """Call this when the run is asked to leave, or has left by itself."""
         self._on_end.append(callback)
 
-    def terminate(self) -> None:
+    def terminate(self, *, by_shutdown: bool = False) -> None:
         """Cut the requests it still serves and end its process."""
+        self.is_cut_by_shutdown = by_shutdown
         self._run_callbacks()
         self.scope.cancel()
 
@@ -73,6 +89,12 @@ class LiveRun:
         self.failure = failure
         self.gone.set()
         self._run_callbacks()
+
+    def warn(self, warning: ModelWarning) -> None:
+        """Note that something runs otherwise than it was meant to."""
+        if self.warnings.get(warning.code) != warning:
+            logger.warning("%s: %s; hint: %s", self.model.id, warning.message, warning.hint)
+        self.warnings[warning.code] = warning
 
     def became_ready(self, payload: Mapping[str, object], now: float) -> None:
         """The child serves."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self, assert_never
 
 import anyio
 
-from supervisor.errors import SupervisorError
+from supervisor.errors import ModelNotLoaded, SupervisorError
 from supervisor.fleet.planner import decide, next_deadline
 from supervisor.fleet.values import (
     Abandoned,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from supervisor.config.values import Config
     from supervisor.errors import Failure
     from supervisor.fleet.values import Action, Event
+    from supervisor.llama.preflight import Fingerprint
     from supervisor.runtime.launcher import Launcher
 
 logger = logging.getLogger("supervisor.pool")
@@ -66,6 +68,13 @@ class Lease:
         self._pool._release(self.run)
 
 
+class Look(Lease):
+    """A hold for who only looks: it neither waits nor counts as use, so watching a model does not keep it loaded."""
+
+    def __exit__(self, *_: object) -> None:
+        self._pool._release(self.run, is_use=False)
+
+
 class Pool:
     """All children of one config, and everybody who waits for them."""
 
@@ -80,6 +89,8 @@ class Pool:
         self._open: dict[str, LiveRun] = {}
         """Runs that may be leased without asking the planner, by model."""
         self._gates: dict[TicketId, asyncio.Future[LiveRun]] = {}
+        self._fingerprints: dict[str, Fingerprint] = {}
+        """What the files of a model were when it failed for good."""
         self._tickets = 0
         self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
@@ -114,15 +125,30 @@ class Pool:
         run = self._open.get(model)
         if run is not None and (run.slots is None or run.leases < run.slots):
             run.leases += 1
+            run.used_at = self._clock()
             return Lease(self, run)
         return Lease(self, await self._wait(model))
+
+    def look(self, model: str) -> Lease:
+        """Hold on to a model that is loaded; raises `ModelNotLoaded`."""
+        run = self.live(model)
+        if run is None or not any(known.id == run.id and known.is_open for known in self.fleet.runs):
+            raise ModelNotLoaded(f"`{model}` is not loaded", hint="looking at a model does not load it")
+        run.leases += 1
+        return Look(self, run)
+
+    def is_open(self, model: str) -> bool:
+        """Whether a lease on this model can be had without waiting for its start."""
+        return model in self._open
 
     def start_loading(self, model: str) -> None:
         """Load this model in the background, as if a request had come for it."""
         self._tasks.start_soon(self._load, model)
 
     async def load(self, model: str) -> None:
-        """Load this model and return when it is ready; raises like `lease`."""
+        """Load this model, even if it has just failed, and return when it is ready; raises like `lease`."""
+        if model in self.fleet.breakers:
+            self._step(Checked(model))
         with await self.lease(model):
             pass
 
@@ -162,7 +188,7 @@ class Pool:
         logger.debug("%s -> %s -> %r", event, actions, self.fleet)
         for action in actions:
             self._perform(action)
-        self._reopen()
+        self._reopen(now)
         self._arm(now)
         self._changed.set()
         self._changed = asyncio.Event()
@@ -176,19 +202,26 @@ class Pool:
             case Terminate(run_id):
                 live = self._runs[run_id]
                 logger.info("stopping %s (run %s, pid %s)", live.model.id, run_id, live.pid)
-                live.terminate()
+                live.terminate(by_shutdown=self.fleet.closing)
             case Grant(ticket, run_id):
-                self._runs[run_id].leases += 1
-                self._gates.pop(ticket).set_result(self._runs[run_id])
+                live = self._runs[run_id]
+                live.leases += 1
+                live.used_at = self._clock()
+                self._gates.pop(ticket).set_result(live)
             case Refuse(ticket, error):
                 self._gates.pop(ticket).set_exception(error)
             case _:
                 assert_never(action)
 
-    def _reopen(self) -> None:
-        waiting = {ticket.model for ticket in self.fleet.queue}
+    def _reopen(self, now: float) -> None:
+        """Once somebody has waited for `max_wait`, only the planner lets others through; pinned runs give no room."""
+        queue = self.fleet.queue
+        waiting = {ticket.model for ticket in queue}
+        overdue = bool(queue) and now - queue[0].since > self.config.server.max_wait
         self._open = {
-            run.model.id: self._runs[run.id] for run in self.fleet.runs if run.is_open and run.model.id not in waiting
+            run.model.id: self._runs[run.id]
+            for run in self.fleet.runs
+            if run.is_open and run.model.id not in waiting and (run.model.pinned or not overdue)
         }
 
     def _arm(self, now: float) -> None:
@@ -208,25 +241,35 @@ class Pool:
     async def _wait(self, model: str) -> LiveRun:
         self._tickets += 1
         ticket = Ticket(TicketId(self._tickets), model, self._clock())
+        self._look_for_changes(model)
         gate: asyncio.Future[LiveRun] = asyncio.get_running_loop().create_future()
         self._gates[ticket.id] = gate
         self._step(Requested(ticket))
         try:
-            run = await gate
+            # Shielded, for the planner may answer in the same turn of the loop in which the client is cancelled.
+            run = await asyncio.shield(gate)
         except asyncio.CancelledError:
-            # A refusal, or a grant that came in the same moment, has an owner no more.
-            if gate.cancelled() or not gate.done():
-                self._gates.pop(ticket.id, None)
+            if not gate.done():
+                del self._gates[ticket.id]
                 self._step(Abandoned(ticket.id))
             elif gate.exception() is None:
                 self._release(gate.result())
             raise
         return run
 
-    def _release(self, run: LiveRun) -> None:
+    def _look_for_changes(self, model: str) -> None:
+        """A model whose failure no time mends is tried again once one of its files is another than then."""
+        known = self._fingerprints.get(model)
+        if known is not None and self._launcher.fingerprint(self.config.models[model]) != known:
+            del self._fingerprints[model]
+            self._step(Checked(model))
+
+    def _release(self, run: LiveRun, *, is_use: bool = True) -> None:
         run.leases -= 1
-        run.used_at = self._clock()
-        if (self.fleet.queue or self._open.get(run.model.id) is not run) and run.id in self._runs:
+        if is_use:
+            run.used_at = self._clock()
+        is_news = self.fleet.queue or not is_use or self._open.get(run.model.id) is not run
+        if is_news and run.id in self._runs:
             self._step(Released(run.id))
 
     async def _load(self, model: str) -> None:
@@ -249,11 +292,12 @@ class Pool:
         finally:
             del self._runs[live.id]
             failure = None if live.scope.cancel_called else failure
-            if failure is not None:
-                self._note(failure)
             logger.info("%s has ended (run %s, pid %s)", live.model.id, live.id, live.pid)
+            self._step(Exited(live.id, failure, random.random()))
+            if failure is not None:
+                failure = self.fleet.failures[live.model.id]  # with the pause that the planner has put into it
+                self._note(failure)
             live.end(failure)
-            self._step(Exited(live.id, failure))
 
     def _became_ready(self, live: LiveRun) -> None:
         logger.info("%s is ready after %.2f s (run %s, pid %s)", live.model.id, live.ready_seconds, live.id, live.pid)
@@ -262,7 +306,11 @@ class Pool:
     async def _check_all(self) -> None:
         """Look at every model once, so that what is wrong with one is known before anybody asks for it."""
         for model in self.config.models.values():
-            failure = await self._launcher.check(model)
+            try:
+                failure = await self._launcher.check(model)
+            except Exception:  # a bug met in one model must not fell the house
+                logger.exception("the look at %s broke", model.id)
+                failure = None  # its first start will tell
             if failure is not None:
                 self._note(failure)
             if self.fleet.run_of(model.id) is None:
@@ -271,6 +319,8 @@ class Pool:
 
     def _note(self, failure: Failure) -> None:
         self.reports[failure.model] = failure
+        if failure.permanent:
+            self._fingerprints[failure.model] = self._launcher.fingerprint(self.config.models[failure.model])
         logger.error("%s%s", failure.message, f"; hint: {failure.hint}" if failure.hint else "")
 
     def __repr__(self) -> str:

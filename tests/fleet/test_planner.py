@@ -585,16 +585,16 @@ def test_failed_start_refuses_all_who_wait_for_it() -> None:
     failure = failure_of("a")
 
     scene.when(Exited("a", failure)).then(Refuse("a1", ModelFailed), Refuse("a2", ModelFailed), Spawn("b"))
-    assert [action.error.failure for action in scene.actions[:2]] == [failure, failure]
-    assert scene.fleet.failures == {"a": failure}
+    assert [action.error.failure.id for action in scene.actions[:2]] == [failure.id, failure.id]
+    assert scene.fleet.failures["a"].id == failure.id
 
 
 def test_failure_is_kept_until_the_model_becomes_ready() -> None:
-    """The next request tries again; only a success wipes the slate, and only that model's."""
+    """A later request tries again; only a success wipes the slate, and only that model's."""
     scene = given("a", "b").when(Requested("b1")).when(Exited("b", failure_of("b")))
     scene.when(Requested("a1")).when(Exited("a", failure_of("a")))
 
-    scene.when(Requested("a2")).then(Spawn("a"))
+    scene.when(Requested("a2"), at=60).then(Spawn("a"))
     assert set(scene.fleet.failures) == {"a", "b"}
     scene.when(BecameReady("a")).then(Grant("a2", "a"))
     assert set(scene.fleet.failures) == {"b"}
@@ -607,7 +607,7 @@ def test_failed_check_is_kept_as_failure() -> None:
 
     scene.when(Checked("a", failure)).then()
     scene.when(Checked("b", None)).then()
-    assert scene.fleet.failures == {"a": failure}
+    assert scene.fleet.failures["a"].id == failure.id
 
 
 def test_crash_while_serving_restarts_for_those_who_wait() -> None:

@@ -106,6 +106,7 @@ def test_text_model(models: Path) -> None:
         sampling={},
         split_count=1,
         split_no=0,
+        projection_length=None,
         modalities=(),
         expected_bytes=path.stat().st_size,
         file_bytes=path.stat().st_size,

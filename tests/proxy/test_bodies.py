@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from supervisor.errors import BodyTooLarge, InvalidRequest
-from supervisor.proxy.bodies import ClientGone, model_in_form, model_in_json, read_body
+from supervisor.proxy.bodies import ClientGone, head_of_json, model_in_form, read_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -92,7 +92,7 @@ def test_client_gone_meanwhile() -> None:
 )
 def test_model_in_json(body: bytes, name: str | None) -> None:
     """The model is what a JSON parser finds at the top: the last of duplicates, as llama-server reads it."""
-    assert model_in_json(body) == name
+    assert head_of_json(body).model == name
 
 
 @pytest.mark.parametrize(
@@ -118,15 +118,15 @@ def test_model_in_json(body: bytes, name: str | None) -> None:
 def test_no_model_in_what_is_no_json(body: bytes) -> None:
     """What is not a JSON object with a text `model` is the client's mistake."""
     with pytest.raises(InvalidRequest, match="the request body"):
-        model_in_json(body)
+        head_of_json(body)
 
 
 def test_large_json() -> None:
     """The model is found behind a long conversation, and before one."""
     messages = [{"role": "user", "content": "é" * 1000, "model": "inner"}] * 60
 
-    assert model_in_json(json.dumps({"messages": messages, "model": "a"}).encode()) == "a"
-    assert model_in_json(json.dumps({"model": "a", "messages": messages}, ensure_ascii=False).encode()) == "a"
+    assert head_of_json(json.dumps({"messages": messages, "model": "a"}).encode()).model == "a"
+    assert head_of_json(json.dumps({"model": "a", "messages": messages}, ensure_ascii=False).encode()).model == "a"
 
 
 # Forms.

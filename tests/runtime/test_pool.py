@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 BROKEN = Diagnosis("unknown", "it broke", "mend it")
+"""A permanent cause."""
 
 
 class ScriptedLauncher:
@@ -35,6 +36,7 @@ class ScriptedLauncher:
         self.ready: dict[str, Callable[[], None]] = {}
         self.started: list[str] = []
         self.ended: list[str] = []
+        self.files = 1
 
     async def check(self, model: Model) -> Failure | None:
         return None
@@ -49,6 +51,9 @@ class ScriptedLauncher:
             return await self.running[name]
         finally:
             self.ended.append(name)
+
+    def fingerprint(self, model: Model) -> tuple[object, ...]:
+        return (self.files,)
 
     def broken(self, live: LiveRun, exc: Exception) -> Failure:
         return report(live.model.id, Diagnosis("internal_error", str(exc), ""))
@@ -147,7 +152,7 @@ async def test_the_last_report_outlives_a_later_success() -> None:
         await ready(pool, launcher, "a")
 
         assert pool.fleet.failures == {}
-        assert pool.reports["a"].message == "a could not start: it broke"
+        assert pool.reports["a"].message == "a cannot start: it broke"
 
 
 async def test_a_swap_waits_for_the_last_lease() -> None:
@@ -200,6 +205,37 @@ async def test_cancelling_in_the_moment_of_the_grant_gives_the_lease_back() -> N
         live = pool.live("a")
         assert live is not None
         assert live.leases == 0
+
+
+async def test_a_client_cancelled_just_before_the_grant_does_not_harm_the_others() -> None:
+    """A cancellation and a grant in the same turn of the loop: the other waiting request still gets its lease."""
+    async with a_pool(config("a")) as (pool, launcher):
+        leaving, staying = (asyncio.ensure_future(pool.lease("a")) for _ in range(2))
+        await settled()
+
+        leaving.cancel()
+        launcher.ready["a"]()
+        with anyio.fail_after(5):
+            lease = await staying
+
+        assert leaving.cancelled() or leaving.cancelling()
+        await asyncio.wait([leaving])
+        assert lease.run.leases == 1
+        lease.__exit__()
+
+
+async def test_a_client_cancelled_just_before_a_refusal_does_not_harm_the_others() -> None:
+    """A cancellation and a failed start in the same turn of the loop: everybody else is told."""
+    async with a_pool(config("a")) as (pool, _):
+        leaving, staying = (asyncio.ensure_future(pool.lease("a")) for _ in range(2))
+        await settled()
+
+        leaving.cancel()
+        await pool.unload("a")
+
+        with pytest.raises(ModelUnloaded):
+            await staying
+        await asyncio.wait([leaving])
 
 
 async def test_a_load_nobody_waits_for_goes_on() -> None:

@@ -1,0 +1,83 @@
+"""What must never be shown: keys, tokens and passwords, found by the names they go by."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from supervisor.config.values import Config, Model
+
+SHOWN_INSTEAD = "[redacted]"
+SHORTEST = 6
+"""Characters; hiding shorter values would make every text unreadable and protects nothing."""
+
+_NAME = re.compile(r"(?:key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
+_URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s\"']+@")
+_IN_TOML = re.compile(
+    r"""(?P<name>["']?[\w.-]*(?:key|token|secret|password|passwd|credentials?)["']?\s*=\s*)(?:"[^"\n]*"|'[^'\n]*')""",
+    re.IGNORECASE,
+)
+_IN_COMMAND = re.compile(
+    r"(?P<flag>--?[\w-]*(?:key|token|secret|password|passwd)(?:[ =]|\"\s*,\s*\"))[^\s\"',]+", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Redactor:
+    """Takes known secrets out of any text."""
+
+    values: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, config: Config) -> Redactor:
+        """The secrets of a config, `${env:…}` already replaced by what it stood for."""
+        found = {value for model in config.models.values() for value in _secrets(model) if len(value) >= SHORTEST}
+        return cls(tuple(sorted(found, key=len, reverse=True)))
+
+    def __call__(self, text: str) -> str:
+        """The text without them."""
+        for value in self.values:
+            if value in text:
+                text = text.replace(value, SHOWN_INSTEAD)
+        return text
+
+
+def redacted(argv: Iterable[str]) -> tuple[str, ...]:
+    """The arguments with keys, tokens and URL credentials replaced."""
+    shown: list[str] = []
+    hide_next = False
+    for part in argv:
+        name, equals, _ = part.partition("=")
+        is_secret = part.startswith("-") and _NAME.search(name) is not None
+        if hide_next:
+            shown.append(SHOWN_INSTEAD)
+        elif is_secret and equals:
+            shown.append(f"{name}={SHOWN_INSTEAD}")
+        else:
+            shown.append(_URL_CREDENTIALS.sub(f"{SHOWN_INSTEAD}@", part))
+        hide_next = is_secret and not equals
+    return tuple(shown)
+
+
+def redacted_toml(text: str) -> str:
+    """A config file as it may be shown to strangers."""
+    text = _IN_TOML.sub(rf'\g<name>"{SHOWN_INSTEAD}"', text)
+    text = _IN_COMMAND.sub(rf"\g<flag>{SHOWN_INSTEAD}", text)
+    return _URL_CREDENTIALS.sub(f"{SHOWN_INSTEAD}@", text)
+
+
+def _secrets(model: Model) -> Iterator[str]:
+    for name, value in (*model.options.items(), *model.env.items()):
+        if _NAME.search(name):
+            yield from map(str, value if isinstance(value, tuple) else (value,))
+    for flag, value in zip(model.cmd, model.cmd[1:], strict=False):
+        if flag.startswith("-") and _NAME.search(flag):
+            yield value
+    for part in model.cmd:
+        name, equals, value = part.partition("=")
+        if equals and _NAME.search(name):
+            yield value
