@@ -148,7 +148,9 @@ MODEL = {
     "load_timeout": Key(POSITIVE_DURATION, "How long a start may go without a sign of life.", "2m"),
     "load_limit": Key(POSITIVE_DURATION, "How long a start may take at all.", "1h"),
     "stall_timeout": Key(
-        LIFETIME, "How long it may be busy without sending a byte before it counts as wedged and is replaced.", "15m"
+        LIFETIME,
+        "How long it may owe an answer, send nothing and do no work before it is replaced; `cmd`: never.",
+        "15m",
     ),
     "require_gpu": Key(BOOLEAN, "Fail instead of running on the processor when llama-server sees no GPU.", False),
     "check_endpoint": Key(

@@ -112,7 +112,9 @@ def _server(fields: Fields) -> Server:
 def _under(defaults: Fields, fields: Fields) -> Fields:
     """A model's fields with the defaults under them."""
     if "cmd" in fields:
-        defaults = {key: value for key, value in defaults.items() if key not in LLAMA_ONLY}
+        # The process we see may be a mere wrapper, which does nothing while its server works.
+        watched = {"stall_timeout": None}
+        defaults = watched | {key: value for key, value in defaults.items() if key not in LLAMA_ONLY}
         fields = {"transport": Transport.TCP, **fields}
     return {**defaults, **fields, **{key: _table(defaults, key) | _table(fields, key) for key in MERGED}}
 

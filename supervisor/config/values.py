@@ -76,7 +76,7 @@ class Model:
     load_limit: float = 3600.0
     """Seconds after which a start is given up, whatever signs of life there are."""
     stall_timeout: float | None = 900.0
-    """Seconds without a byte for a busy model after which it counts as wedged; None never."""
+    """Seconds without a byte or work for a model that owes an answer, after which it is wedged; None: never."""
     require_gpu: bool = False
     """Whether it is a failure if llama-server sees no GPU."""
     ttl: float | None = None

@@ -252,7 +252,6 @@ FILES = (
         "too_many_open_files",
         "llama-server may not open any more files",
         "raise the limit (`ulimit -n`, `LimitNOFILE=` of the systemd unit)",
-        r"failed to open GGUF file '(?P<path>[^']+)' \(Too many open files\)",
         r"Too many open files",
         permanent=False,
         kinds=(3,),
@@ -498,7 +497,6 @@ SYSTEM = (
         "too_many_processes",
         "the system allows no more processes or threads",
         "raise the limit (`ulimit -u`, `TasksMax=` of the systemd unit)",
-        r"what\(\):\s+Resource temporarily unavailable",
         r"Resource temporarily unavailable",
         permanent=False,
         kinds=(52,),
@@ -524,8 +522,8 @@ LOAD_TOO_LONG = Cause(
 )
 STALLED = Cause(
     "stalled",
-    "it had requests but sent no byte for {seconds:g} s",
-    "raise `stall_timeout` if a prompt may take that long",
+    "it owed an answer, but sent no byte and did no work for {seconds:g} s",
+    "it was replaced; if that happens again, report it to llama.cpp with the log",
     permanent=False,
     serving=True,
 )

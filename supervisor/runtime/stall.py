@@ -1,11 +1,17 @@
-"""Wedged but healthy: a child that owes answers and has not sent a byte for too long is replaced."""
+"""Wedged but healthy: a child that owes answers, sends no byte and does no work for too long is replaced.
+
+Bytes alone do not tell: an answer that is not streamed comes at once, after minutes of work.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
 import anyio
+
+from supervisor.runtime.vitals import signs_of_life
 
 if TYPE_CHECKING:
     from supervisor.runtime.live import LiveRun
@@ -13,6 +19,8 @@ if TYPE_CHECKING:
 LOOKS = 8
 """How often to look within one `stall_timeout`."""
 LONGEST_PAUSE = 5.0
+WORKING = 0.02
+"""The share of one processor above which a process is at work; a hung one uses none, generating takes most of one."""
 
 
 async def watch_for_stalls(live: LiveRun) -> None:
@@ -20,12 +28,20 @@ async def watch_for_stalls(live: LiveRun) -> None:
     limit = live.model.stall_timeout
     if limit is None:
         return
-    owing_since = time.monotonic()
+    alive_at, worked = time.monotonic(), _work(live)
     while True:
+        before = time.monotonic()
         await anyio.sleep(min(limit / LOOKS, LONGEST_PAUSE))
-        now = time.monotonic()
-        if not live.awaited:
-            owing_since = now
-        elif now - max(owing_since, live.heard_at) >= limit and live.child is not None:
+        now, work = time.monotonic(), _work(live)
+        if not live.awaited or work - worked > WORKING * (now - before):
+            alive_at = now
+        elif now - max(alive_at, live.heard_at) >= limit and live.child is not None:
             live.child.give_up("stalled", limit)
             return
+        worked = work
+
+
+def _work(live: LiveRun) -> float:
+    """Seconds of processor time the child has used."""
+    signs = signs_of_life(live.pid) if live.pid is not None else ()
+    return sum(signs[:2]) / os.sysconf("SC_CLK_TCK")
