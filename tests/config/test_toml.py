@@ -217,7 +217,9 @@ def test_a_variant_has_its_models_filters_with_its_own_on_top() -> None:
 )
 def test_commands(line: str, parts: tuple[str, ...]) -> None:
     """A command is split like in a shell but run without one; a variable never becomes two words."""
-    assert model(line, {"DIR": "/a b; rm -rf /"}) == Model("m", cmd=parts, transport=Transport.TCP)
+    found = model(line, {"DIR": "/a b; rm -rf /"})
+
+    assert found == Model("m", cmd=parts, transport=Transport.TCP, stall_timeout=None)
 
 
 @pytest.mark.parametrize(
