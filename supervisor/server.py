@@ -35,6 +35,7 @@ logger = logging.getLogger("supervisor.server")
 
 KEEP_ALIVE_SECONDS = 75
 """Longer than the pools of common clients keep a connection, so that theirs ends first (spec: python-io.md)."""
+FIRST_LOOK_SECONDS = 2.0
 LONGEST_SOCKET_PATH = 100
 """Bytes; sockaddr_un has room for 107, and the file's name comes on top of the directory's."""
 
@@ -127,8 +128,10 @@ async def _obey_signals(server: _Server, service: Service) -> None:
 
 
 async def _announce(service: Service, listener: socket.socket, on_listening: Callable[[Service, str], None]) -> None:
+    """Say where we listen, with what the first look at the models found if that does not take long."""
     host, port = listener.getsockname()[:2]
-    await service.pool.checked.wait()
+    with anyio.move_on_after(FIRST_LOOK_SECONDS):
+        await service.pool.checked.wait()
     on_listening(service, f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
 

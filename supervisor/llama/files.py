@@ -23,7 +23,7 @@ NEIGHBOURS = 500
 
 _PROJECTOR = "clip"
 """The architecture a projector names in its header."""
-_ROLES = {"model": "model", "mmproj": "projector", "lora": "LoRA", "spec-draft-model": "draft", "model-draft": "draft"}
+ROLES = {"model": "model", "mmproj": "projector", "lora": "LoRA", "spec-draft-model": "draft", "model-draft": "draft"}
 _CODES = {"model": "model_file", "mmproj": "mmproj"}
 _SOURCES = {"model", "m", "hf-repo", "hf", "hfr", "docker-repo", "dr"}
 
@@ -66,8 +66,8 @@ class Files:
         return size_on_disk(Path(model), header) + (projector.file_bytes if projector else 0)
 
     def _problem(self, key: str, path: Path) -> Diagnosis | None:
-        what = _ROLES.get(key, f"`{key}`")
-        if (problem := _access_problem(key, what, path)) or key not in _ROLES:
+        what = ROLES.get(key, f"`{key}`")
+        if (problem := _access_problem(key, what, path)) or key not in ROLES:
             return problem
         header = self._read(path)
         if isinstance(header, GgufError):
@@ -141,7 +141,7 @@ def _access_problem(key: str, what: str, path: Path) -> Diagnosis | None:
         return found(
             f"{code}_missing", message=f"the {what} file `{path}` does not exist", hint=_missing_hint(path), path=path
         )
-    if key in _ROLES and path.is_dir():
+    if key in ROLES and path.is_dir():
         message = f"`{path}` is a directory, not a {what} file"
         return found(f"{code}_missing", message=message, hint="name the .gguf file in it")
     return None if os.access(path, os.R_OK) else _unreadable(code, what, path)

@@ -32,7 +32,7 @@ from supervisor.llama.command import (
 )
 from supervisor.llama.diagnosis import Diagnosis, first_known, found
 from supervisor.llama.endpoint import UnixEndpoint
-from supervisor.llama.files import Files, paths_of
+from supervisor.llama.files import ROLES, Files, paths_of
 from supervisor.llama.flags import check_options
 from supervisor.llama.help_cache import HelpFailed, catalogue_of
 from supervisor.llama.warnings import ModelWarning
@@ -106,8 +106,11 @@ class Inspector:
         seen = await self.inspect(model)
         if seen.problems or seen.binary is None or seen.catalogue is None:
             return seen
+        # Without what makes each model another one, so that a thousand models of one kind are one trial.
+        options = {key: value for key, value in model.options.items() if key not in ROLES and key != "alias"}
+        stand_in = replace(model, id="trial", options=options)
         command = llama_command(
-            model, self.around, binary=seen.binary, catalogue=seen.catalogue, endpoint=self._endpoint()
+            stand_in, self.around, binary=seen.binary, catalogue=seen.catalogue, endpoint=self._endpoint()
         )
         problem = await self._trials.problem(command)
         return replace(seen, problems=(problem,)) if problem else seen
