@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from supervisor.proxy.answer import Answer
-    from supervisor.runtime.pool import Lease, Pool
+    from supervisor.runtime.lease import Lease
+    from supervisor.runtime.pool import Pool
 
 LONGEST_SILENCE = 5.0
 """Seconds between comments; reverse proxies and clients give up on silence, the strictest after 30 s or so."""

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from supervisor.fleet.values import RunId
     from supervisor.proxy.upstream import Connection, Headers
     from supervisor.runtime.live import LiveRun
-    from supervisor.runtime.pool import Lease, Pool
+    from supervisor.runtime.lease import Lease
+    from supervisor.runtime.pool import Pool
 
 logger = logging.getLogger("supervisor.proxy")
 

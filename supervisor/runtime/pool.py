@@ -37,6 +37,7 @@ from supervisor.fleet.values import (
     TicketId,
     UnloadAsked,
 )
+from supervisor.runtime.lease import Lease
 from supervisor.runtime.live import LiveRun
 
 if TYPE_CHECKING:
@@ -50,29 +51,6 @@ if TYPE_CHECKING:
     from supervisor.runtime.launcher import Launcher
 
 logger = logging.getLogger("supervisor.pool")
-
-
-class Lease:
-    """A request's hold on a run: while it lasts the run stays. Use as a context manager."""
-
-    __slots__ = ("_pool", "run")
-
-    def __init__(self, pool: Pool, run: LiveRun) -> None:
-        self._pool = pool
-        self.run = run
-
-    def __enter__(self) -> LiveRun:
-        return self.run
-
-    def __exit__(self, *_: object) -> None:
-        self._pool._release(self.run)
-
-
-class Look(Lease):
-    """A hold for who only looks: it neither waits nor counts as use, so watching a model does not keep it loaded."""
-
-    def __exit__(self, *_: object) -> None:
-        self._pool._release(self.run, is_use=False)
 
 
 class Pool:
@@ -126,16 +104,19 @@ class Pool:
         if run is not None and (run.slots is None or run.leases < run.slots):
             run.leases += 1
             run.used_at = self._clock()
-            return Lease(self, run)
-        return Lease(self, await self._wait(model))
+            return Lease(run, self._release)
+        return Lease(await self._wait(model), self._release)
 
     def look(self, model: str) -> Lease:
-        """Hold on to a model that is loaded; raises `ModelNotLoaded`."""
+        """Hold on to a model that is loaded without using it: neither waits nor keeps the model from being idle.
+
+        Raises `ModelNotLoaded`.
+        """
         run = self.live(model)
         if run is None or not any(known.id == run.id and known.is_open for known in self.fleet.runs):
             raise ModelNotLoaded(f"`{model}` is not loaded", hint="looking at a model does not load it")
         run.leases += 1
-        return Look(self, run)
+        return Lease(run, self._look_away)
 
     def is_open(self, model: str) -> bool:
         """Whether a lease on this model can be had without waiting for its start."""
@@ -264,12 +245,15 @@ class Pool:
             del self._fingerprints[model]
             self._step(Checked(model))
 
-    def _release(self, run: LiveRun, *, is_use: bool = True) -> None:
+    def _release(self, run: LiveRun) -> None:
         run.leases -= 1
-        if is_use:
-            run.used_at = self._clock()
-        is_news = self.fleet.queue or not is_use or self._open.get(run.model.id) is not run
-        if is_news and run.id in self._runs:
+        run.used_at = self._clock()
+        if (self.fleet.queue or self._open.get(run.model.id) is not run) and run.id in self._runs:
+            self._step(Released(run.id))
+
+    def _look_away(self, run: LiveRun) -> None:
+        run.leases -= 1
+        if run.id in self._runs:
             self._step(Released(run.id))
 
     async def _load(self, model: str) -> None:
