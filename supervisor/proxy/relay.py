@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from supervisor.fleet.names import Names, Target
     from supervisor.fleet.values import RunId
     from supervisor.proxy.upstream import Connection, Headers
-    from supervisor.runtime.live import LiveRun
     from supervisor.runtime.lease import Lease
+    from supervisor.runtime.live import LiveRun
     from supervisor.runtime.pool import Pool
 
 logger = logging.getLogger("supervisor.proxy")
