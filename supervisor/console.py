@@ -25,8 +25,8 @@ STATE_STYLES = {
 }
 ROWS_SHOWN = 50
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+errors = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
 def set_up_logging(level: str) -> None:
@@ -82,7 +82,8 @@ def models_table(models: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _files(causes: Sequence[str]) -> Text:
-    return Text(", ".join(cause.replace("_", " ") for cause in causes), "red") if causes else Text("ok", "green")
+    words = dict.fromkeys(cause.replace("_", " ") for cause in causes)
+    return Text(", ".join(words), "red") if words else Text("ok", "green")
 
 
 def processes_table(models: Sequence[Mapping[str, Any]]) -> None:
@@ -97,6 +98,8 @@ def processes_table(models: Sequence[Mapping[str, Any]]) -> None:
 
 def _process_row(model: Mapping[str, Any], process: Mapping[str, Any]) -> Sequence[str | Text]:
     state = model["state"]
+    if state == "failed":
+        state = f"failed: {(model['cause'] or '').replace('_', ' ')}"
     progress = model["status"].get("progress")
     if progress:
         state = f"{state} {progress['value']:.0%}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
@@ -13,9 +14,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from supervisor import console
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 POLL_SECONDS = 0.2
+PLAIN: dict[str, Any] = {"trust_env": False, "verify": False, "timeout": None}
+"""How we speak to a service on this machine or in our network, for as long as it takes."""
 
 
 class Remote:
@@ -47,14 +50,29 @@ class Remote:
 
     def load(self, name: str) -> int:
         """Load a model, showing how it goes; 1 with its report when it fails."""
-        before = self._get("/status")
-        if before is None or not self._post("/models/load", {"model": name}):
+        model = self._id(name)
+        if model is None:
             return 1
-        entry = self._get(f"/v1/models/{name}")
-        if entry is None:
-            return 1
-        model = entry.get("variant_of", entry["id"])
-        old = before["failures"].get(model, {}).get("id")
+        with ThreadPoolExecutor(1) as threads:
+            # A connection of its own, for the answer comes only when the load is over.
+            loading = threads.submit(
+                httpx.post, f"{self._url}/models/load", json={"model": model, "wait": True}, **PLAIN
+            )
+            self._show_progress(model, loading)
+        try:
+            answer = loading.result()
+        except httpx.HTTPError as exc:
+            return self._unreachable(exc)
+        if answer.status_code != httpx.codes.OK:
+            return self._not_loaded(answer)
+        found = next((row for row in self._rows([model])), None)
+        if self._as_json:
+            _print_json(found)
+        elif found and found["process"]:
+            console.console.print(f"{model} is ready (pid {found['process']['pid']})")
+        return 0
+
+    def _show_progress(self, model: str, loading: Future[httpx.Response]) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -63,31 +81,28 @@ class Remote:
         )
         with Progress(*columns, console=console.console, disable=not console.console.is_terminal) as bar:
             task = bar.add_task(f"loading {model}", total=1.0, stage="")
-            while True:
-                status = self._get("/status")
-                if status is None:
-                    return 1
-                found = next(row for row in status["models"] if row["id"] == model)
-                failure = status["failures"].get(model)
-                if found["state"] in {"ready", "busy"}:
-                    bar.update(task, completed=1.0, stage="ready")
-                    break
-                if failure is not None and failure["id"] != old and failure["current"]:
-                    bar.stop()
-                    return self._failed(failure)
-                progress = found["status"].get("progress") or {}
+            while not wait([loading], timeout=POLL_SECONDS).done:
+                progress = next((row["status"].get("progress") or {} for row in self._rows([model])), {})
                 # Short of the end, for after the last byte come the context and the warm-up.
                 bar.update(task, completed=0.95 * progress.get("value", 0.0), stage=progress.get("stage", ""))
-                time.sleep(POLL_SECONDS)
-        if self._as_json:
-            _print_json(found)
-        else:
-            console.console.print(f"{model} is ready (pid {found['process']['pid']})")
-        return 0
+            bar.update(task, completed=1.0, stage="")
+
+    def _not_loaded(self, answer: httpx.Response) -> int:
+        error = answer.json().get("error", {}) if "json" in answer.headers.get("content-type", "") else {}
+        if "failure" not in error:
+            return self._refused(answer)
+        status = self._get("/status")
+        failure = status["failures"].get(error["failure"]["model"]) if status else None
+        return self._failed(failure or error["failure"] | {"message": error["message"]})
 
     def unload(self, name: str | None, *, force: bool) -> int:
         """Unload a model and wait until it is gone; without a name, all."""
-        models = [name] if name else [row["id"] for row in (self._get("/status") or {"models": []})["models"]]
+        status = self._get("/status")
+        if status is None:
+            return 1
+        models = [self._id(name)] if name else [row["id"] for row in status["models"]]
+        if None in models:
+            return 1
         for model in models:
             if not self._post("/models/unload", {"model": model, "force": force}):
                 return 1
@@ -112,10 +127,10 @@ class Remote:
 
     def why(self, name: str) -> int:
         """The last failure of a model."""
-        entry, status = self._get(f"/v1/models/{name}"), self._get("/status")
-        if entry is None or status is None:
+        model = self._id(name)
+        status = self._get("/status") if model else None
+        if model is None or status is None:
             return 1
-        model = entry.get("variant_of", entry["id"])
         failure = status["failures"].get(model)
         if self._as_json:
             _print_json(failure)
@@ -127,7 +142,12 @@ class Remote:
                 console.console.print("It has started since.")
         return 0
 
-    def _rows(self, models: list[str]) -> list[dict[str, Any]]:
+    def _id(self, name: str) -> str | None:
+        """The model behind an alias or a variant."""
+        entry = self._get(f"/v1/models/{name}")
+        return entry.get("variant_of", entry["id"]) if entry else None
+
+    def _rows(self, models: Sequence[str | None]) -> list[dict[str, Any]]:
         status = self._get("/status") or {"models": []}
         return [row for row in status["models"] if row["id"] in models]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -25,6 +26,7 @@ from supervisor.llama.preflight import Inspector
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
 from supervisor.runtime.pool import Pool
+from supervisor.runtime.ports import listener_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -70,7 +72,9 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as exc:
-        raise AddressTaken(host, port, exc.strerror or str(exc)) from exc
+        holder = listener_of(port) if exc.errno == errno.EADDRINUSE else None
+        reason = exc.strerror or str(exc)
+        raise AddressTaken(host, port, f"{reason}; {holder} listens there" if holder else reason) from exc
 
 
 async def _serve(config: Config, listener: socket.socket, on_listening: Callable[[Service, str], None]) -> None:

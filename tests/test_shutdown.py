@@ -284,3 +284,25 @@ def serve(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=10,
     )
+
+
+@pytest.mark.parametrize("kind", ["binary", "cmd"])
+def test_the_server_behind_a_wrapper_dies_with_a_killed_service(
+    start: Callable[..., RunningService], tiny: Path, wheel_binary: Path, tmp_path: Path, kind: str
+) -> None:
+    """`kill -9` of the service reaches what a wrapper script has started, not the script alone."""
+    wrapper = tmp_path / "wrap.sh"
+    wrapper.write_text(f'#!/bin/sh\n{wheel_binary} "$@" &\necho $! > {tmp_path}/pid\nwait\n')
+    wrapper.chmod(0o755)
+    options = {
+        "binary": f'binary = "{wrapper}"\nmodel = "{tiny}/tiny-a.gguf"\nctx-size = 256',
+        "cmd": f'cmd = "{wrapper} -m {tiny}/tiny-a.gguf -c 256 --host 127.0.0.1 --port ${{PORT}}"',
+    }
+    service = start(f"[models.wrapped]\n{options[kind]}\n")
+    assert service.chat("wrapped").status_code == 200
+    server = int((tmp_path / "pid").read_text())
+    assert alive(server)
+
+    service.process.kill()
+
+    eventually(lambda: not alive(server), within=3.0)

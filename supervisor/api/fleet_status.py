@@ -43,6 +43,7 @@ def _model(service: Service, model: Model, now: float) -> dict[str, object]:
         "id": model.id,
         "state": state_of(service, model.id),
         "status": status(service, model.id),
+        "cause": service.pool.fleet.failures[model.id].cause if model.id in service.pool.fleet.failures else None,
         "pinned": model.pinned,
         "size_bytes": inspection.size if inspection else None,
         "quantisation": header.quantisation if header else None,

@@ -87,10 +87,17 @@ class Api:
         return Json(fleet_status(self._service))
 
     async def load(self, request: Request) -> Response:
-        """Start loading; `GET /status` tells how it goes. A model that is there already is no error."""
+        """Start loading; with `"wait": true`, answer when the model is ready or with the reason why it is not.
+
+        A model that is there already is no error.
+        """
         self._require(request)
         fields = await _fields(request)
-        self._service.pool.start_loading(self._named(fields))
+        model = self._named(fields)
+        if fields.get("wait") is True:
+            await self._service.pool.load(model)
+        else:
+            self._service.pool.start_loading(model)
         return Json({"success": True})
 
     async def unload(self, request: Request) -> Response:

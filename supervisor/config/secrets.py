@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from supervisor.config.values import Config, Model
 
@@ -17,12 +17,16 @@ SHORTEST = 6
 
 _NAME = re.compile(r"(?:key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s\"']+@")
+_VARIABLE = re.compile(r"\$\{env:([^}]*)\}")
+_BEARER = re.compile(r"(?P<kind>\b(?:bearer|basic) +)[\w.~+/=-]{6,}", re.IGNORECASE)
+_QUERY = re.compile(r"(?P<name>[?&][\w-]*(?:key|token|secret|password)=)[^&\s\"']+", re.IGNORECASE)
+_SHORT_FLAGS = frozenset({"-hft"})
 _IN_TOML = re.compile(
     r"""(?P<name>["']?[\w.-]*(?:key|token|secret|password|passwd|credentials?)["']?\s*=\s*)(?:"[^"\n]*"|'[^'\n]*')""",
     re.IGNORECASE,
 )
 _IN_COMMAND = re.compile(
-    r"(?P<flag>--?[\w-]*(?:key|token|secret|password|passwd)(?:[ =]|\"\s*,\s*\"))[^\s\"',]+", re.IGNORECASE
+    r"(?P<flag>--?[\w-]*(?:key|token|secret|password|passwd)(?:[ =]|\"\s*,\s*\"))(?P<value>[^\s\"',]+)", re.IGNORECASE
 )
 
 
@@ -35,8 +39,8 @@ class Redactor:
     @classmethod
     def of(cls, config: Config) -> Redactor:
         """The secrets of a config, `${env:…}` already replaced by what it stood for."""
-        found = {value for model in config.models.values() for value in _secrets(model) if len(value) >= SHORTEST}
-        return cls(tuple(sorted(found, key=len, reverse=True)))
+        found = config.secrets | {value for model in config.models.values() for value in _secrets(model)}
+        return cls(tuple(sorted((value for value in found if len(value) >= SHORTEST), key=len, reverse=True)))
 
     def __call__(self, text: str) -> str:
         """The text without them."""
@@ -52,21 +56,33 @@ def redacted(argv: Iterable[str]) -> tuple[str, ...]:
     hide_next = False
     for part in argv:
         name, equals, _ = part.partition("=")
-        is_secret = part.startswith("-") and _NAME.search(name) is not None
+        is_secret = part in _SHORT_FLAGS or (_NAME.search(name) is not None and (part.startswith("-") or equals != ""))
         if hide_next:
             shown.append(SHOWN_INSTEAD)
         elif is_secret and equals:
             shown.append(f"{name}={SHOWN_INSTEAD}")
         else:
-            shown.append(_URL_CREDENTIALS.sub(f"{SHOWN_INSTEAD}@", part))
+            shown.append(_without_credentials(part))
         hide_next = is_secret and not equals
     return tuple(shown)
+
+
+def variables(text: str, environ: Mapping[str, str]) -> frozenset[str]:
+    """What the variables a text names stand for, where their names say that it is secret."""
+    return frozenset(environ.get(name, "") for name in _VARIABLE.findall(text) if _NAME.search(name)) - {""}
 
 
 def redacted_toml(text: str) -> str:
     """A config file as it may be shown to strangers."""
     text = _IN_TOML.sub(rf'\g<name>"{SHOWN_INSTEAD}"', text)
+    return _without_credentials(text)
+
+
+def _without_credentials(text: str) -> str:
+    """Secrets inside a longer text: flags of a shell line, URLs, headers."""
     text = _IN_COMMAND.sub(rf"\g<flag>{SHOWN_INSTEAD}", text)
+    text = _BEARER.sub(rf"\g<kind>{SHOWN_INSTEAD}", text)
+    text = _QUERY.sub(rf"\g<name>{SHOWN_INSTEAD}", text)
     return _URL_CREDENTIALS.sub(f"{SHOWN_INSTEAD}@", text)
 
 
@@ -81,3 +97,4 @@ def _secrets(model: Model) -> Iterator[str]:
         name, equals, value = part.partition("=")
         if equals and _NAME.search(name):
             yield value
+        yield from (match["value"] for match in _IN_COMMAND.finditer(part))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from supervisor.config.filters import filters, merged, request_fields
@@ -14,6 +15,7 @@ from supervisor.config.place import CONTROL, Place, Sheet
 from supervisor.config.problems import SHOWN_LENGTH, ConfigInvalid, Problem, nearest
 from supervisor.config.quantities import Address
 from supervisor.config.schema import FILE
+from supervisor.config.secrets import variables
 from supervisor.config.values import Config, Filters, Model, Server, Transport, Variant
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def parse(text: str, *, base: Path, environ: Mapping[str, str]) -> Config:
         raise ConfigInvalid([Problem("config", "tables and lists that are less deeply nested")]) from None
     if sheet.problems:
         raise ConfigInvalid(sheet.problems)
-    return _config(file, base)
+    return replace(_config(file, base), secrets=variables(text, environ))
 
 
 def document(text: str) -> dict[str, object]:

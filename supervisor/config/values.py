@@ -129,6 +129,8 @@ class Config:
     """The directory relative paths start from."""
     server: Server = field(default_factory=Server)
     models: Mapping[str, Model] = field(default_factory=dict)
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
+    """What variables with secretive names stood for, wherever the file used them."""
 
     @property
     def default_model(self) -> str | None:

@@ -21,6 +21,18 @@ LONGEST_PAUSE = 300.0
 CRASHES = 3
 CRASH_WINDOW = 60.0
 
+OUTSIDE = frozenset(
+    {
+        "backend_incompatible",
+        "binary_does_not_run",
+        "device_missing",
+        "gpu_driver",
+        "shared_library_missing",
+        "user_config_invalid",
+    }
+)
+"""Permanent causes that may be mended without touching a file we know: those are tried again after a pause."""
+
 MEMORY = frozenset({"out_of_device_memory", "out_of_memory", "oom_killed"})
 """Causes that pass when another process gives memory back."""
 
@@ -32,12 +44,12 @@ def after_failure(fleet: Fleet, run: Run, failure: Failure, now: float, *, jitte
         after = _crashed(before, now, jitter)
     elif failure.phase == "preparing":
         after = replace(before, retry_at=now)  # looking again costs next to nothing, and finds what has been mended
-    elif failure.permanent:
+    elif failure.permanent and failure.cause not in OUTSIDE:
         after = replace(before, retry_at=math.inf)
     else:
         failed = before.failed + 1
         after = replace(before, failed=failed, retry_at=now + _pause(failed, jitter))
-    if not failure.permanent and failure.phase != "preparing":
+    if not math.isinf(after.retry_at) and failure.phase != "preparing":
         failure = replace(failure, retry_after_seconds=round(after.retry_at - now, 1) or FIRST_PAUSE)
     return with_breaker(with_failure(fleet, run.model.id, failure), run.model.id, after)
 

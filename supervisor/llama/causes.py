@@ -520,6 +520,11 @@ LOAD_TOO_LONG = Cause(
     "raise `load_limit` if it really needs that long",
     permanent=False,
 )
+CHECK_ENDPOINT_WRONG = Cause(
+    "check_endpoint_wrong",
+    "it answers `GET {path}` with status {status}, so it never becomes ready",
+    "set `check_endpoint` to a path that answers 200 once it serves, or to `none`",
+)
 STALLED = Cause(
     "stalled",
     "it owed an answer, but sent no byte and did no work for {seconds:g} s",
@@ -576,6 +581,7 @@ INTERNAL = Cause(
 ENDS: tuple[Cause, ...] = (
     LOAD_TIMEOUT,
     LOAD_TOO_LONG,
+    CHECK_ENDPOINT_WRONG,
     STALLED,
     OOM_KILLED,
     ILLEGAL_INSTRUCTION,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from supervisor.config.secrets import redacted
@@ -11,7 +11,7 @@ from supervisor.llama import flags, protocol
 from supervisor.llama.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from supervisor.config.values import Model, Option
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SCRUBBED = re.compile(r"LLAMA_ARG_|LLAMA_API_KEY$|LLAMA_SERVER_|LLAMA_APP_CMD$|AIP_|LD_PRELOAD$")
 """Variables of ours that would change a child behind its config (spec: llama-server.md 4; LD_PRELOAD is for us)."""
 
-SECRETS = {"api-key": "LLAMA_API_KEY", "hf-token": "HF_TOKEN"}
+SECRETS = {"api-key": "LLAMA_API_KEY", "hf-token": "HF_TOKEN", "hft": "HF_TOKEN"}
 """Options that go through the environment: argv can be read by every user of the machine."""
 
 PATHS = frozenset(
@@ -48,6 +48,9 @@ PATHS = frozenset(
 )
 """Options whose value is a file, given relative to the config file."""
 
+LISTS = frozenset({"control-vector", "lora"})
+"""Those of them that take several, with commas between; in any other a comma is part of the name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -60,10 +63,13 @@ class Command:
     speaks_protocol: bool
     """Whether the child reports on stdout and leaves when stdin closes."""
 
+    redact: Callable[[str], str] = field(default=str, compare=False)
+    """Takes out the secrets that no flag gives away."""
+
     @property
     def shown(self) -> tuple[str, ...]:
         """The argv as it may be shown to anybody."""
-        return redacted(self.argv)
+        return tuple(map(self.redact, redacted(self.argv)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +115,7 @@ def raw_command(model: Model, around: Surroundings, *, endpoint: TcpEndpoint) ->
 def model_options(model: Model, around: Surroundings) -> dict[str, Option]:
     """The llama-server options of a model, recommended sampling included, its files as absolute paths."""
     options = {**model.options, **model.sampling}
-    return {key: _absolute(value, around) if key in PATHS else value for key, value in options.items()}
+    return {key: _absolute(key, value, around) if key in PATHS else value for key, value in options.items()}
 
 
 def child_environment(around: Surroundings) -> dict[str, str]:
@@ -125,9 +131,9 @@ def resolved(path: str, around: Surroundings) -> Path:
     return around.base / path
 
 
-def _absolute(value: Option, around: Surroundings) -> Option:
-    if isinstance(value, str):
-        return ",".join(str(resolved(part, around)) for part in value.split(",")) if value else value
+def _absolute(key: str, value: Option, around: Surroundings) -> Option:
+    if isinstance(value, str) and value:
+        return ",".join(str(resolved(part, around)) for part in (value.split(",") if key in LISTS else [value]))
     if isinstance(value, tuple):
         return tuple(str(resolved(part, around)) if isinstance(part, str) else part for part in value)
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 EVIDENCE_LINES = 5
 TAIL_LINES = 40
+QUICK = 10.0
+"""Seconds; a refusal to start comes within a few hundredths."""
+LAST_WORDS = 50
+"""Lines of a child that has served for long which may be about its end."""
 
+_OWN_MESSAGE = re.compile(r"(?:[\d.]+ E )?(?:[^\s{}\"']+: +)?(?!got exception)")
+"""An error line up to its message: time, level and the function or source line that speaks. News and warnings, which
+may quote a request, have another level."""
 _ERROR_LINE = re.compile(r"^[\d.]+ E |\b(?:error|failed|fatal|assert)\b", re.IGNORECASE)
 
 
@@ -67,8 +74,8 @@ class End:
     elapsed: float | None = None
     gave_up: str | None = None
     """Why we ended it ourselves: the code of a cause."""
-    gave_up_after: float | None = None
-    """Seconds."""
+    gave_up_facts: Mapping[str, object] = field(default_factory=dict)
+    """What that cause's words need to be filled."""
     was_out_of_memory: bool | None = None
     """Whether the kernel's OOM killer was at work meanwhile; None when that cannot be known."""
 
@@ -76,7 +83,8 @@ class End:
     def is_mute(self) -> bool:
         """Whether it refused to start and its reason was lost: some builds lose their last lines now and then."""
         failed = self.phase == "loading" and self.returncode == 1 and self.gave_up is None
-        return failed and not any(_ERROR_LINE.search(line) for line in self.lines)
+        was_quick = self.elapsed is None or self.elapsed < QUICK
+        return failed and was_quick and not any(_ERROR_LINE.search(line) for line in self.lines)
 
     @property
     def signal_name(self) -> str | None:
@@ -90,12 +98,14 @@ class End:
 
 def diagnose(end: End) -> Diagnosis:
     """The reason of this end: what we did, else what the child said, else what the exit itself says."""
-    lines = _collapsed(end.lines)
+    lines = _collapsed(end.lines[-LAST_WORDS:] if end.phase == "serving" else end.lines)
     if end.gave_up is not None:
-        return found(end.gave_up, seconds=end.gave_up_after, evidence=lines[-EVIDENCE_LINES:])
+        return found(end.gave_up, evidence=lines[-EVIDENCE_LINES:], **end.gave_up_facts)  # type: ignore[arg-type]
+    evidence = _error_lines(lines) or lines[-EVIDENCE_LINES:]
+    if end.signal_name == "SIGKILL" and end.was_out_of_memory:
+        return found("oom_killed", evidence=evidence)
     if known := first_known(lines, serving=end.phase == "serving"):
         return known
-    evidence = _error_lines(lines) or lines[-EVIDENCE_LINES:]
     match end.signal_name:
         case None:
             return found("unknown", code=end.returncode, evidence=evidence)
@@ -103,8 +113,6 @@ def diagnose(end: End) -> Diagnosis:
             return found("illegal_instruction", evidence=evidence)
         case "SIGBUS":
             return found("bus_error", evidence=evidence)
-        case "SIGKILL" if end.was_out_of_memory:
-            return found("oom_killed", evidence=evidence)
         case "SIGKILL":
             return found("killed_by_signal", signal="SIGKILL", hint=_killed_hint(end), evidence=evidence)
         case name:
@@ -156,10 +164,18 @@ def report(
 
 
 def _match(line: str, *, serving: bool) -> tuple[Cause, re.Match[str]] | None:
+    """What one line says.
+
+    A serving child also logs what its clients wrote, so there only a whole error message of its own counts: one that
+    begins where the message begins.
+    """
+    begin = _OWN_MESSAGE.match(line) if serving else None
+    if serving and begin is None:
+        return None
     for cause in CATALOGUE:
         if cause.serving or not serving:
             for pattern in cause.patterns:
-                if match := pattern.search(line):
+                if match := pattern.match(line, begin.end()) if begin else pattern.search(line):
                     return cause, match
     return None
 

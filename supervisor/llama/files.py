@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from supervisor.llama.binary import answers
-from supervisor.llama.command import PATHS
+from supervisor.llama.command import LISTS, PATHS
 from supervisor.llama.diagnosis import Diagnosis, found
 from supervisor.llama.gguf import GgufError, Header, Reason, read_header, size_on_disk, split_paths
 
@@ -25,7 +26,19 @@ _PROJECTOR = "clip"
 """The architecture a projector names in its header."""
 ROLES = {"model": "model", "mmproj": "projector", "lora": "LoRA", "spec-draft-model": "draft", "model-draft": "draft"}
 _CODES = {"model": "model_file", "mmproj": "mmproj"}
+_WRITTEN = {"log-file", "lookup-cache-dynamic"}
+_FETCHED = {"model": {"model-url", "mu"}, "mmproj": {"mmproj-url", "mmu"}}
 _SOURCES = {"model", "m", "hf-repo", "hf", "hfr", "docker-repo", "dr"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a look at a model's files found."""
+
+    problems: tuple[Diagnosis, ...]
+    header: Header | None
+    projector: Header | None
+    size: int | None
 
 
 class Files:
@@ -39,12 +52,30 @@ class Files:
         yield from _source_problems(options)
         broken = False
         for key in sorted(PATHS & options.keys()):
-            for path in paths_of(options[key]):
+            for path in paths_of(key, options[key]):
+                if _may_be_missing(key, path, options):
+                    continue
                 if problem := self._problem(key, path):
                     broken = True
                     yield problem
         if not broken and (mismatch := self._mismatch(options)):
             yield mismatch
+
+    def look(self, options: Mapping[str, Option]) -> Sight:
+        """Everything about the files these options name; touches the disk, so call it in a thread."""
+        return Sight(
+            tuple(self.problems(options)),
+            self.header(options.get("model")),
+            self.header(options.get("mmproj")),
+            self.size(options),
+        )
+
+    def parts(self, value: Option | None) -> tuple[Path, ...]:
+        """The parts of a split model, as far as its header has been read."""
+        known = self._headers.get(Path(value)) if isinstance(value, str) else None
+        if known is None or isinstance(known[1], GgufError):
+            return ()
+        return split_paths(Path(str(value)), known[1])
 
     def header(self, value: Option | None) -> Header | None:
         """The header of a file that is there and sound."""
@@ -72,15 +103,18 @@ class Files:
         header = self._read(path)
         if isinstance(header, GgufError):
             return _gguf_problem(what, path, header)
-        return self._part_problem(what, path, header) or _role_problem(key, path, header)
+        return self._part_problem(key, path, header) or _role_problem(key, path, header)
 
-    def _part_problem(self, what: str, path: Path, first: Header) -> Diagnosis | None:
+    def _part_problem(self, key: str, path: Path, first: Header) -> Diagnosis | None:
+        what = ROLES[key]
         if first.split_no > 0:
             return found("split_invalid", detail=f"`{path.name}` is part {first.split_no + 1} of {first.split_count}")
         for part in split_paths(path, first):
             if not answers(part.exists):
                 message = f"the {what} file `{path}` is the first of {first.split_count} parts, and `{part}` is missing"
                 return found("model_file_missing", message=message, hint="put the missing part into the same directory")
+            if problem := _access_problem(key, what, part):
+                return problem
             header = first if part == path else self._read(part)
             if isinstance(header, GgufError):
                 return _gguf_problem(what, part, header)
@@ -91,7 +125,7 @@ class Files:
     def _mismatch(self, options: Mapping[str, Option]) -> Diagnosis | None:
         """A projector makes embeddings of the length of the models it was made for."""
         model, projector = self.header(options.get("model")), self.header(options.get("mmproj"))
-        if model is None or projector is None or None in {model.embedding_length, projector.projection_length}:
+        if model is None or projector is None or not (model.embedding_length and projector.projection_length):
             return None
         if model.embedding_length == projector.projection_length:
             return None
@@ -109,10 +143,17 @@ class Files:
         return known[1]
 
 
-def paths_of(value: Option) -> list[Path]:
-    """The files an option names: one, a list, or several with commas between."""
-    parts = value if isinstance(value, tuple) else (value,)
-    return [Path(piece) for part in parts if isinstance(part, str) for piece in part.split(",") if piece]
+def paths_of(key: str, value: Option) -> list[Path]:
+    """The files an option names: one, a list, or for some options several with commas between."""
+    parts = [part for part in (value if isinstance(value, tuple) else (value,)) if isinstance(part, str)]
+    pieces = (piece for part in parts for piece in (part.split(",") if key in LISTS else [part]))
+    return [Path(piece) for piece in pieces if piece]
+
+
+def _may_be_missing(key: str, path: Path, options: Mapping[str, Option]) -> bool:
+    """Files that llama-server writes or downloads itself."""
+    is_made = key in _WRITTEN or bool(_FETCHED.get(key, set()) & options.keys())
+    return is_made and not os.path.lexists(path)
 
 
 def _read(path: Path) -> Header | GgufError:
@@ -159,8 +200,8 @@ def _missing_hint(path: Path) -> str:
         return f"the directory `{path.parent}` does not exist either; the path is right up to `{parent}`"
     if not os.access(parent, os.R_OK):
         return ""
-    others = sorted(other.name for other in islice(path.parent.glob("*.gguf"), NEIGHBOURS))
-    close = difflib.get_close_matches(path.name, others, n=3, cutoff=0.0)
+    others = sorted(other.name for other in islice(path.parent.glob(f"*{path.suffix}"), NEIGHBOURS))
+    close = difflib.get_close_matches(path.name, others, n=3, cutoff=0.5)
     return f"in that directory there is: {', '.join(close)}" if close else ""
 
 

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 LONGEST_SOCKET_PATH = 107
 """Bytes; what sockaddr_un holds (unix(7)), without the final zero."""
 
+BOUNDED = frozenset({"parallel", "np", "main-gpu", "mg"})
+"""Options whose number llama-server itself checks while it reads its arguments."""
+
 Fingerprint = tuple[object, ...]
 """What a model's start depends on outside its config: the identities of its files."""
 
@@ -79,7 +82,7 @@ class Inspector:
     async def inspect(self, model: Model) -> Inspection:
         """What a start needs to know, and everything that would make it fail. Takes no time that a swap would feel."""
         if model.cmd:
-            problem = self._program_problem(model.cmd[0])
+            problem = self._program_problem(model)
             return Inspection(problems=(problem,) if problem else ())
         try:
             binary = self._binary(model.binary)
@@ -89,16 +92,17 @@ class Inspector:
             return Inspection(problems=(_binary_problem(exc),))
         options = model_options(model, self.around)
         problems = [*_flag_problems(catalogue, options), *self._socket_problems(model)]
-        problems += await anyio.to_thread.run_sync(lambda: list(self._files.problems(options)))
+        seen = await anyio.to_thread.run_sync(self._files.look, options, abandon_on_cancel=True)
+        problems += seen.problems
         problems += await self._gpu_problems(model, binary, options)
         return Inspection(
             problems=tuple(problems),
             warnings=tuple(await self._warnings(model, binary, catalogue, options)),
             binary=binary,
             catalogue=catalogue,
-            header=self._files.header(options.get("model")),
-            projector=self._files.header(options.get("mmproj")),
-            size=self._files.size(options),
+            header=seen.header,
+            projector=seen.projector,
+            size=seen.size,
         )
 
     async def examine(self, model: Model) -> Inspection:
@@ -107,23 +111,24 @@ class Inspector:
         if seen.problems or seen.binary is None or seen.catalogue is None:
             return seen
         # Without what makes each model another one, so that a thousand models of one kind are one trial.
-        options = {key: value for key, value in model.options.items() if key not in ROLES and key != "alias"}
+        options = {key: value for key, value in model.options.items() if _is_worth_a_trial(key, value)}
         stand_in = replace(model, id="trial", options=options)
         command = llama_command(
             stand_in, self.around, binary=seen.binary, catalogue=seen.catalogue, endpoint=self._endpoint()
         )
-        problem = await self._trials.problem(command)
+        problem = await self._trials.problem(command, identity=str(self.fingerprint(stand_in)))
         return replace(seen, problems=(problem,)) if problem else seen
 
     def fingerprint(self, model: Model) -> Fingerprint:
         """Changes when the binary or a file of this model changes."""
         try:
-            program = Path(model.cmd[0]) if model.cmd else self._binary(model.binary)
+            program = self._on_path(model.cmd[0], model) if model.cmd else self._binary(model.binary)
         except BinaryNotFound:
             program = Path()
         options = {} if model.cmd else model_options(model, self.around)
-        paths = [program, *(path for key in sorted(PATHS & options.keys()) for path in paths_of(options[key]))]
-        return tuple((str(path), *_identity(path)) for path in paths)
+        paths = [program, *(path for key in sorted(PATHS & options.keys()) for path in paths_of(key, options[key]))]
+        parts = self._files.parts(options.get("model"))
+        return tuple((str(path), *_identity(path)) for path in (*paths, *parts))
 
     def _binary(self, named: str | None) -> Path:
         """Searching takes 2 ms, which a swap need not pay again."""
@@ -140,8 +145,14 @@ class Inspector:
         env = {**child_environment(self.around), **model.env}
         return await catalogue_of(binary, cache_dir=self.cache_dir, env=env)
 
-    def _program_problem(self, program: str) -> Diagnosis | None:
-        path = Path(shutil.which(program, path=self.around.environ.get("PATH", "")) or program)
+    def _on_path(self, program: str, model: Model) -> Path:
+        """A program as the child's own PATH finds it."""
+        path = {**self.around.environ, **model.env}.get("PATH", os.defpath)
+        return Path(shutil.which(program, path=path) or program)
+
+    def _program_problem(self, model: Model) -> Diagnosis | None:
+        program = model.cmd[0]
+        path = self._on_path(program, model)
         if "/" in program:
             path = resolved(program, self.around)
         elif not path.is_absolute():
@@ -162,7 +173,7 @@ class Inspector:
             yield found("socket_path_too_long", path=path)
 
     async def _gpu_problems(self, model: Model, binary: Path, options: dict[str, Option]) -> list[Diagnosis]:
-        if model.require_gpu and not await self._devices(model, binary):
+        if model.require_gpu and is_llama_server(binary) and not await self._devices(model, binary):
             return [found("gpu_required")]
         return []
 
@@ -202,7 +213,15 @@ def _draft_warnings(catalogue: Catalogue | None, options: dict[str, Option]) -> 
         yield ModelWarning("draft_unused", message, 'set `spec-type = "draft-simple"`')
 
 
+def _is_worth_a_trial(key: str, value: Option) -> bool:
+    """Files have been looked at and names are free; numbers are mostly right, but a few have bounds."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return key not in ROLES and key != "alias" and not (is_number and key not in BOUNDED)
+
+
 def _wants_gpu(options: dict[str, Option]) -> bool:
+    if options.get("device", options.get("dev")) == "none":
+        return False
     layers = next((options[key] for key in ("n-gpu-layers", "gpu-layers", "ngl") if key in options), 0)
     return layers == "all" or (isinstance(layers, int) and layers > 0)
 

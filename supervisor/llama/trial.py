@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("supervisor.llama")
 
 TIMEOUT = 10.0
+NONE_FOR = 30.0
+"""Seconds for which the answer that there is no device is believed."""
 _DEVICE = re.compile(r"^\s+([A-Za-z]+\d+): (.+)$")
 
 
@@ -29,22 +31,26 @@ class Trials:
     def __init__(self) -> None:
         self._verdicts: dict[tuple[str, ...], Diagnosis | None] = {}
         self._devices: dict[tuple[str, ...], Sequence[str]] = {}
+        self._asked: dict[tuple[str, ...], float] = {}
 
-    async def problem(self, command: Command) -> Diagnosis | None:
+    async def problem(self, command: Command, *, identity: str) -> Diagnosis | None:
         """What is wrong with the arguments: everything before `--version` is read, then it exits.
 
-        Only what the catalogue knows counts; a verdict that we cannot read is left to a real start.
+        Only what the catalogue knows counts; a verdict that we cannot read is left to a real start. `identity` changes
+        with the binary and the files the arguments name.
         """
-        key = (*command.argv, *sorted(f"{name}={value}" for name, value in command.env.items()))
+        key = (identity, *command.argv, *sorted(f"{name}={value}" for name, value in command.env.items()))
         if key not in self._verdicts:
             returncode, lines = await _output(command, "--version")
             self._verdicts[key] = None if returncode == 0 else _judged(returncode, lines)
         return self._verdicts[key]
 
     async def devices(self, binary: Path, env: Mapping[str, str]) -> Sequence[str]:
-        """The devices the binary can use beside the processor; asked again as long as there is none."""
+        """The devices the binary can use beside the processor; asked again after a while as long as there is none."""
         key = (str(binary), *sorted(f"{name}={value}" for name, value in env.items()))
-        if not self._devices.get(key):
+        now = anyio.current_time()
+        if not self._devices.get(key) and now - self._asked.get(key, -NONE_FOR) >= NONE_FOR:
+            self._asked[key] = now
             with anyio.move_on_after(TIMEOUT):
                 run = await anyio.run_process(
                     [str(binary), "--list-devices"], env=env, check=False, stdin=subprocess.DEVNULL

@@ -17,7 +17,7 @@ from supervisor.runtime.health import poll_until_healthy
 from supervisor.runtime.logs import LineSplitter
 from supervisor.runtime.oom import oom_kills
 from supervisor.runtime.process import Process
-from supervisor.runtime.vitals import signs_of_life
+from supervisor.runtime.vitals import signs_of_life, signs_of_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,6 +31,7 @@ PROTOCOL_PATIENCE = 2.0
 STDIN_GRACE = 1.0
 """Seconds a llama-server gets to leave after its stdin closed; it takes 3 to 35 ms."""
 HEARTBEAT = 0.5
+OK = 200
 KEPT_LINES = 2000
 
 
@@ -71,7 +72,7 @@ class Child:
         }
         self._has_reported = False
         self._activity = 0
-        self._gave_up: tuple[str, float] | None = None
+        self._gave_up: tuple[str, dict[str, object]] | None = None
         self._kill: Callable[[], None] = lambda: None
 
     async def run(self) -> End:
@@ -94,20 +95,20 @@ class Child:
             for splitter in self._splitters.values():
                 splitter.close()
         killed_after = oom_kills()
-        code, after = self._gave_up or (None, None)
+        code, facts = self._gave_up or (None, {})
         return End(
             phase="serving" if self.is_ready else "loading",
             lines=tuple(self._stderr),
             returncode=process.returncode,
             elapsed=time.monotonic() - started,
             gave_up=code,
-            gave_up_after=after,
+            gave_up_facts=facts,
             was_out_of_memory=None if killed_after is None else killed_after != killed_before,
         )
 
-    def give_up(self, code: str, after: float) -> None:
-        """Kill it for a reason of ours; the code of a cause, and how long we waited."""
-        self._gave_up = (code, after)
+    def give_up(self, code: str, after: float, **facts: object) -> None:
+        """Kill it for a reason of ours: the code of a cause, how long we waited, and what else its words need."""
+        self._gave_up = (code, {"seconds": after, **facts})
         self._kill()
 
     def put_down(self) -> None:
@@ -137,10 +138,11 @@ class Child:
     async def _watch_load(self, process: Process) -> None:
         """Give a start up that shows no sign of life for the load timeout, or has had its whole time."""
         started = since = time.monotonic()
-        seen = (self._activity, signs_of_life(process.pid))
+        signs_of = signs_of_life if self.command.speaks_protocol else signs_of_session
+        seen = (self._activity, signs_of(process.pid))
         while True:
             await anyio.sleep(min(HEARTBEAT, self._load_timeout / 4))
-            now, signs = time.monotonic(), (self._activity, signs_of_life(process.pid))
+            now, signs = time.monotonic(), (self._activity, signs_of(process.pid))
             if signs != seen:
                 seen, since = signs, now
             if self.is_ready:
@@ -154,8 +156,11 @@ class Child:
         if self.command.speaks_protocol:
             await anyio.sleep(PROTOCOL_PATIENCE)
         if not self._has_reported:
-            await poll_until_healthy(self.command.endpoint, self._check_endpoint)
-            self._ready({})
+            status = await poll_until_healthy(self.command.endpoint, self._check_endpoint, patience=self._load_timeout)
+            if status == OK:
+                self._ready({})
+            else:
+                self.give_up("check_endpoint_wrong", self._load_timeout, status=status, path=self._check_endpoint)
 
     def _output(self, stream: str, chunk: bytes) -> None:
         self._activity += 1

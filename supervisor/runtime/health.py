@@ -12,13 +12,26 @@ from supervisor.llama.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
 
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.5
+NO_SUCH_PATH = frozenset({301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 410, 501})
+"""Statuses that no loading server answers with."""
 
 
-async def poll_until_healthy(endpoint: Endpoint, path: str) -> None:
-    """Return once `path` answers 200, or, when it is `none`, once somebody accepts connections."""
-    pause = FIRST_PAUSE
+async def poll_until_healthy(endpoint: Endpoint, path: str, *, patience: float) -> int:
+    """Return 200 once `path` answers that, or, when it is `none`, once somebody accepts connections.
+
+    A server that has answered `patience` seconds long that there is no such path will not change its mind: then that
+    status is returned.
+    """
+    pause, missing_since = FIRST_PAUSE, None
     async with _client(endpoint) as client:
-        while not await (_accepts(endpoint) if path == "none" else _answers(client, path)):
+        while True:
+            status = await (_accepts(endpoint) if path == "none" else _status(client, path))
+            if status == httpx.codes.OK:
+                return status
+            now = anyio.current_time()
+            missing_since = (missing_since or now) if status in NO_SUCH_PATH else None
+            if missing_since is not None and now - missing_since >= patience:
+                return status
             await anyio.sleep(pause)
             pause = min(pause * 1.5, LONGEST_PAUSE)
 
@@ -32,14 +45,14 @@ def _client(endpoint: Endpoint) -> httpx.AsyncClient:
             return httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=5.0, trust_env=False, verify=False)
 
 
-async def _answers(client: httpx.AsyncClient, path: str) -> bool:
+async def _status(client: httpx.AsyncClient, path: str) -> int:
     try:
-        return (await client.get(path)).status_code == httpx.codes.OK
+        return (await client.get(path)).status_code
     except httpx.HTTPError:
-        return False
+        return 0
 
 
-async def _accepts(endpoint: Endpoint) -> bool:
+async def _accepts(endpoint: Endpoint) -> int:
     try:
         match endpoint:
             case UnixEndpoint(path):
@@ -49,5 +62,5 @@ async def _accepts(endpoint: Endpoint) -> bool:
                 connection = await anyio.connect_tcp(host, port)
                 await connection.aclose()
     except OSError:
-        return False
-    return True
+        return 0
+    return httpx.codes.OK

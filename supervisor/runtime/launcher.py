@@ -73,15 +73,17 @@ class Launcher:
     def command(self, model: Model, inspection: Inspection, *, run: int) -> Command:
         """The command line of a run of this model."""
         if model.cmd:
-            return raw_command(model, self._around, endpoint=TcpEndpoint(free_port()))
-        assert inspection.binary is not None
-        return llama_command(
-            model,
-            self._around,
-            binary=inspection.binary,
-            catalogue=inspection.catalogue,
-            endpoint=self._endpoint(model, run),
-        )
+            command = raw_command(model, self._around, endpoint=TcpEndpoint(free_port()))
+        else:
+            assert inspection.binary is not None
+            command = llama_command(
+                model,
+                self._around,
+                binary=inspection.binary,
+                catalogue=inspection.catalogue,
+                endpoint=self._endpoint(model, run),
+            )
+        return replace(command, redact=self._redact)
 
     def broken(self, live: LiveRun, exc: Exception) -> Failure:
         """The report of a run that ended by a fault of ours."""
@@ -159,7 +161,14 @@ def _listen(live: LiveRun, text: str) -> None:
         return
     if warning := warning_in(text):
         live.warn(warning)
-    if is_serving and (known := first_known((text,), serving=True)) and known.cause in WEDGED and live.child:
+    is_error = " E " in text[:40]  # what clients wrote may stand in any other line
+    if (
+        is_serving
+        and is_error
+        and (known := first_known((text,), serving=True))
+        and known.cause in WEDGED
+        and live.child
+    ):
         live.child.put_down()
 
 

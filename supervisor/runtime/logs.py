@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 LINE_LIMIT = 8192
 """Bytes after which a line is broken, so that a child that prints no newline costs no more than the ring."""
 
+LINE_OVERHEAD = 64
+"""Bytes counted for a line beside its text."""
+
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -48,9 +51,9 @@ class LogRing:
         """Add one line; the oldest make room."""
         self._count += 1
         self._lines.append(Line(self._count, self._clock(), run, stream, text))
-        self._size += len(text) + 1
+        self._size += _cost(text)
         while self._size > self._limit and len(self._lines) > 1:
-            self._size -= len(self._lines.popleft().text) + 1
+            self._size -= _cost(self._lines.popleft().text)
         self._news.set()
         self._news = Event()
 
@@ -85,6 +88,11 @@ class LogRing:
 
     def __repr__(self) -> str:
         return f"<LogRing [{len(self._lines)} lines, {self._size} of {self._limit} bytes]>"
+
+
+def _cost(text: str) -> int:
+    """What a line takes of the ring: empty ones cost memory too."""
+    return len(text) + LINE_OVERHEAD
 
 
 class Logs:

@@ -290,6 +290,7 @@ class Pool:
     async def _check_all(self) -> None:
         """Look at every model once, so that what is wrong with one is known before anybody asks for it."""
         for model in self.config.models.values():
+            spawned = self.fleet.spawned
             try:
                 failure = await self._launcher.check(model)
             except Exception:  # a bug met in one model must not fell the house
@@ -297,7 +298,8 @@ class Pool:
                 failure = None  # its first start will tell
             if failure is not None:
                 self._note(failure)
-            if self.fleet.run_of(model.id) is None:
+            # Whoever was faster and tried a start knows better.
+            if self.fleet.spawned == spawned and self.fleet.run_of(model.id) is None:
                 self._step(Checked(model.id, failure))
         self.checked.set()
 

@@ -48,11 +48,37 @@ class Process:
         )
         self.pid = self._popen.pid
         self._pipes: dict[str, int] = {}
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        try:
+            self._begin(is_wrapper=not command.speaks_protocol)
+        except OSError:
+            self._abandon()
+            raise
+
+    def _begin(self, *, is_wrapper: bool) -> None:
         for stream in ("stdout", "stderr"):
             self._watch(stream)
-        self._ended: asyncio.Future[int] = self._loop.create_future()
+        if is_wrapper:
+            self._watchdog = _watchdog(self.pid)
         self._pidfd = os.pidfd_open(self.pid)
         self._loop.add_reader(self._pidfd, self._reap)
+
+    def _abandon(self) -> None:
+        """Leave nothing of a child behind that we could not have watched."""
+        self.signal_group(signal.SIGKILL)
+        self._popen.wait()
+        self._dismiss_watchdog()
+        for stream in tuple(self._pipes):
+            self._unwatch(stream)
+        self.close_stdin()
+
+    def _dismiss_watchdog(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.kill()
+            self._watchdog.wait()
+            assert self._watchdog.stdin is not None
+            self._watchdog.stdin.close()
 
     @property
     def returncode(self) -> int | None:
@@ -109,6 +135,7 @@ class Process:
         os.close(self._pidfd)
         # The dead leader still holds its process group id here, so nobody else can be hit.
         self.signal_group(signal.SIGKILL)
+        self._dismiss_watchdog()
         returncode = self._popen.wait()
         for stream in tuple(self._pipes):
             for _ in range(FINAL_READS):
@@ -121,6 +148,17 @@ class Process:
 
     def __repr__(self) -> str:
         return f"<Process {self.pid} [{'running' if self.returncode is None else f'ended {self.returncode}'}]>"
+
+
+def _watchdog(pid: int) -> subprocess.Popen[bytes]:
+    """Ends a wrapper's whole group when we are gone: PR_SET_PDEATHSIG reaches the wrapper alone, not its server."""
+    return subprocess.Popen(
+        ["/bin/sh", "-c", 'read _; kill -s KILL -- "-$1"', "llama-supervise-watchdog", str(pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 _SETPRIV = shutil.which("setpriv") if sys.platform == "linux" else None

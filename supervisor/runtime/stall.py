@@ -26,8 +26,8 @@ WORKING = 0.02
 async def watch_for_stalls(live: LiveRun) -> None:
     """Give the child up once it has owed an answer for `stall_timeout` without a byte; runs until cancelled."""
     limit = live.model.stall_timeout
-    if limit is None:
-        return
+    if limit is None or live.child is None or not live.child.command.speaks_protocol:
+        return  # of a wrapper we do not see whether its server works
     alive_at, worked = time.monotonic(), _work(live)
     while True:
         before = time.monotonic()

@@ -6,16 +6,29 @@ from pathlib import Path
 
 _TICKS = slice(11, 13)
 _MAJOR_FAULTS = 9
+_SESSION = 3
 
 
 def signs_of_life(pid: int) -> tuple[int, ...]:
     """Numbers that change while the process works: CPU ticks, major faults, bytes read. Empty when unknown."""
+    fields = _stat(pid)
+    return (*map(int, fields[_TICKS]), int(fields[_MAJOR_FAULTS]), _read_bytes(pid)) if fields else ()
+
+
+def signs_of_session(leader: int) -> tuple[int, ...]:
+    """The same of all processes in a session: a wrapper sleeps while its server works."""
+    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+    members = [pid for pid in pids if (fields := _stat(pid)) and int(fields[_SESSION]) == leader]
+    return tuple(map(sum, zip(*(signs for pid in members if (signs := signs_of_life(pid))), strict=True)))
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on (proc(5)); empty when the process is gone."""
     try:
         # The command name in parentheses may hold anything, so count from its end.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return ()
-    return (*map(int, fields[_TICKS]), int(fields[_MAJOR_FAULTS]), _read_bytes(pid))
+        return []
 
 
 def resident_bytes(pid: int) -> int | None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.runtime.logs import LINE_LIMIT, LineSplitter, LogRing, Logs, clean
+from supervisor.runtime.logs import LINE_LIMIT, LINE_OVERHEAD, LineSplitter, LogRing, Logs, clean
 
 pytestmark = pytest.mark.anyio
 
@@ -20,7 +20,7 @@ def texts(ring: LogRing) -> list[str]:
 
 def test_the_ring_forgets_the_oldest_lines_first() -> None:
     """However much a child prints, the ring keeps the latest lines within its size."""
-    ring = LogRing(30)
+    ring = LogRing(3 * (9 + LINE_OVERHEAD))
 
     for number in range(100):
         ring.append(f"line {number:04}")
@@ -88,7 +88,7 @@ async def _append_when_blocked(ring: LogRing) -> None:
 
 async def test_a_slow_follower_misses_lines_and_blocks_nobody() -> None:
     """A reader that is too slow sees a gap; the child's output never waits for it."""
-    ring = LogRing(20)
+    ring = LogRing(2 * (8 + LINE_OVERHEAD))
     follower = ring.follow()
     ring.append("first")
     assert [line.text for line in await anext(follower)] == ["first"]

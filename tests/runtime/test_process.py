@@ -116,3 +116,19 @@ async def test_a_program_that_is_not_there_is_an_exit_with_a_reason() -> None:
 
     assert await process.wait() in {126, 127}
     assert b"/nonexistent/llama-server" in output.of["stderr"]
+
+
+async def test_a_child_we_cannot_watch_is_not_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When file descriptors run out in the middle of a spawn, the error leaves no process."""
+    spawned: list[int] = []
+
+    def out_of_descriptors(pid: int) -> int:
+        spawned.append(pid)
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", out_of_descriptors)
+
+    with pytest.raises(OSError, match="Too many open files"):
+        Process(python("import time; time.sleep(60)"), Output())
+
+    assert not alive(spawned[0])
