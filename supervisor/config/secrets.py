@@ -98,3 +98,5 @@ def _secrets(model: Model) -> Iterator[str]:
         if equals and _NAME.search(name):
             yield value
         yield from (match["value"] for match in _IN_COMMAND.finditer(part))
+        yield from (match[0].rpartition(":")[2].rstrip("@") for match in _URL_CREDENTIALS.finditer(part))
+        yield from (match[0].split()[-1] for match in _BEARER.finditer(part))

@@ -49,7 +49,7 @@ def after_failure(fleet: Fleet, run: Run, failure: Failure, now: float, *, jitte
     else:
         failed = before.failed + 1
         after = replace(before, failed=failed, retry_at=now + _pause(failed, jitter))
-    if not math.isinf(after.retry_at) and failure.phase != "preparing":
+    if not failure.permanent and failure.phase != "preparing":
         failure = replace(failure, retry_after_seconds=round(after.retry_at - now, 1) or FIRST_PAUSE)
     return with_breaker(with_failure(fleet, run.model.id, failure), run.model.id, after)
 
@@ -74,7 +74,7 @@ def refusal(fleet: Fleet, model: str, now: float) -> ModelFailed | None:
     breaker, failure = fleet.breakers.get(model), fleet.failures.get(model)
     if breaker is None or failure is None or now >= breaker.retry_at:
         return None
-    if math.isinf(breaker.retry_at):
+    if failure.permanent:
         return ModelFailed(failure)
     return ModelFailed(failure, retry_after=round(breaker.retry_at - now, 1))
 

@@ -13,18 +13,21 @@ from supervisor.errors import Failure
 from supervisor.llama.causes import CATALOGUE, CAUSES, TRANSIENT_RETRY_AFTER, Cause
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 EVIDENCE_LINES = 5
 TAIL_LINES = 40
 QUICK = 10.0
 """Seconds; a refusal to start comes within a few hundredths."""
+LONGEST_CHAIN = 3
+"""Labels before a message: `llama_model_load: error loading model: unable to …`."""
 LAST_WORDS = 50
 """Lines of a child that has served for long which may be about its end."""
 
-_OWN_MESSAGE = re.compile(r"(?:[\d.]+ E )?(?:[^\s{}\"']+: +)?(?!got exception)")
-"""An error line up to its message: time, level and the function or source line that speaks. News and warnings, which
-may quote a request, have another level."""
+_NOT_ITS_OWN = re.compile(r"^[\d.]+ [DIW] |got exception|parsing grammar")
+"""News and warnings, and errors that quote a request."""
+_LEVEL = re.compile(r"[\d.]+ E ")
+_LABEL = re.compile(r"[^{}\"']{1,80}?: +")
 _ERROR_LINE = re.compile(r"^[\d.]+ E |\b(?:error|failed|fatal|assert)\b", re.IGNORECASE)
 
 
@@ -169,15 +172,31 @@ def _match(line: str, *, serving: bool) -> tuple[Cause, re.Match[str]] | None:
     A serving child also logs what its clients wrote, so there only a whole error message of its own counts: one that
     begins where the message begins.
     """
-    begin = _OWN_MESSAGE.match(line) if serving else None
-    if serving and begin is None:
+    if not serving:
+        return _first((pattern.search(line), cause) for cause in CATALOGUE for pattern in cause.patterns)
+    if _NOT_ITS_OWN.search(line):
         return None
-    for cause in CATALOGUE:
-        if cause.serving or not serving:
-            for pattern in cause.patterns:
-                if match := pattern.match(line, begin.end()) if begin else pattern.search(line):
-                    return cause, match
-    return None
+    places = _beginnings(line)
+    return _first(
+        (pattern.match(line, begin), cause)
+        for cause in CATALOGUE
+        if cause.serving
+        for pattern in cause.patterns
+        for begin in places
+    )
+
+
+def _first(tries: Iterable[tuple[re.Match[str] | None, Cause]]) -> tuple[Cause, re.Match[str]] | None:
+    return next(((cause, match) for match, cause in tries if match), None)
+
+
+def _beginnings(line: str) -> list[int]:
+    """Where a message may begin: after the level, the function that speaks, and words such as `error:`."""
+    level = _LEVEL.match(line)
+    places = [level.end() if level else 0]
+    while len(places) <= LONGEST_CHAIN and (label := _LABEL.match(line, places[-1])):
+        places.append(label.end())
+    return places
 
 
 def _killed_hint(end: End) -> str:

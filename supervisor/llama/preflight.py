@@ -234,6 +234,8 @@ def _binary_problem(exc: BinaryNotFound | NotExecutable | HelpFailed) -> Diagnos
             return found(exc.cause, message=exc.message, hint=exc.hint)
         case HelpFailed():
             lines = exc.stderr.splitlines()
+            if isinstance(exc.__cause__, OSError):
+                lines.append(f"{exc.binary}: {exc.__cause__.strerror}")
             return first_known(lines) or found("binary_does_not_run", message=exc.message, evidence=lines[-5:])
 
 

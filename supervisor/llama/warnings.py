@@ -67,13 +67,6 @@ SIGNS = (
         27,
     ),
     _sign(
-        "draft_unused",
-        "the draft model is loaded and not used",
-        'set `spec-type = "draft-simple"`',
-        r"no implementations specified for speculative decoding",
-        28,
-    ),
-    _sign(
         "context_capped",
         "the context of {asked} tokens is more than the model was trained for, and is cut to {trained}",
         "lower `ctx-size`, or extend the context with `rope-scaling`",

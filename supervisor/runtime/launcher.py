@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from dataclasses import replace
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from supervisor.runtime.live import LiveRun
     from supervisor.runtime.logs import Logs
 
+_LEVEL = re.compile(r"[\d.]+ ([DIWE]) ")
 WEDGED = frozenset({"gpu_error", "wake_failed"})
 """Causes after which a child still calls itself healthy but serves nothing any more."""
 
@@ -154,22 +156,18 @@ def free_port() -> int:
 def _listen(live: LiveRun, text: str) -> None:
     """Hear warnings, and device errors after which a child answers every request with an error.
 
-    Once it serves, only lines that are no mere news are worth the look.
+    Once it serves, what clients wrote may stand in any line but its own warnings and errors.
     """
     is_serving = live.child is not None and live.child.is_ready
-    if is_serving and " I " in text[:40]:
+    level = _LEVEL.match(text)
+    if is_serving and (level is None or level[1] in "DI"):
         return
     if warning := warning_in(text):
         live.warn(warning)
-    is_error = " E " in text[:40]  # what clients wrote may stand in any other line
-    if (
-        is_serving
-        and is_error
-        and (known := first_known((text,), serving=True))
-        and known.cause in WEDGED
-        and live.child
-    ):
-        live.child.put_down()
+    if is_serving and level and level[1] == "E" and live.child:
+        known = first_known((text,), serving=True)
+        if known and known.cause in WEDGED:
+            live.child.put_down()
 
 
 def _ready(live: LiveRun, payload: Mapping[str, object], on_ready: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -28,10 +29,12 @@ def _inodes(table: Path, port: int) -> list[str]:
 
 
 def _sockets(process: Path) -> set[str]:
-    try:
-        return {os.readlink(link) for link in (process / "fd").iterdir()}  # noqa: PTH115 - they are no paths
-    except OSError:
-        return set()
+    found = set()
+    with contextlib.suppress(OSError):
+        for link in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):  # one that has been closed meanwhile, such as that of this listing
+                found.add(os.readlink(link))  # noqa: PTH115 - they are no paths
+    return found
 
 
 def _name(process: Path) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from supervisor.runtime.vitals import signs_of_life
+from supervisor.runtime.vitals import signs_of_life, signs_of_session
 
 if TYPE_CHECKING:
     from supervisor.runtime.live import LiveRun
@@ -26,8 +26,8 @@ WORKING = 0.02
 async def watch_for_stalls(live: LiveRun) -> None:
     """Give the child up once it has owed an answer for `stall_timeout` without a byte; runs until cancelled."""
     limit = live.model.stall_timeout
-    if limit is None or live.child is None or not live.child.command.speaks_protocol:
-        return  # of a wrapper we do not see whether its server works
+    if limit is None:
+        return
     alive_at, worked = time.monotonic(), _work(live)
     while True:
         before = time.monotonic()
@@ -43,5 +43,7 @@ async def watch_for_stalls(live: LiveRun) -> None:
 
 def _work(live: LiveRun) -> float:
     """Seconds of processor time the child has used."""
-    signs = signs_of_life(live.pid) if live.pid is not None else ()
+    if live.pid is None or live.child is None:
+        return 0.0
+    signs = signs_of_life(live.pid) if live.child.command.speaks_protocol else signs_of_session(live.pid)
     return sum(signs[:2]) / os.sysconf("SC_CLK_TCK")
