@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from supervisor.runtime.live import LiveRun
     from supervisor.runtime.logs import Logs
 
+MUTE_RETRIES = 3
+"""How often a start that was refused without a word is tried again to hear the reason; 20 to 60 ms each."""
+
 _LEVEL = re.compile(r"[\d.]+ ([DIWE]) ")
 WEDGED = frozenset({"gpu_error", "wake_failed"})
 """Causes after which a child still calls itself healthy but serves nothing any more."""
@@ -65,8 +68,10 @@ class Launcher:
             live.warn(warning)
         command = self.command(model, inspection, run=live.id)
         end = await self._run_child(live, command, on_ready)
-        if end.is_mute:
-            # The wheel's build loses every error line in 1 of 30 failing starts: ask it once more.
+        for _ in range(MUTE_RETRIES):
+            if not end.is_mute:
+                break
+            # Some builds lose every error line in 1 of 30 failing starts, on a busy machine more: ask again.
             command = self.command(model, inspection, run=live.id)
             end = await self._run_child(live, command, on_ready)
         diagnosis = await self._diagnosed(model, command, end)
