@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 class Answer:
     """An answer under way. Once a stream has begun, errors are its last event instead of a status."""
 
-    __slots__ = ("_is_open_to_browsers", "_scope", "_send", "dialect", "is_stream")
+    __slots__ = ("_is_open_to_browsers", "_scope", "dialect", "is_stream", "send")
 
     def __init__(self, scope: Scope, send: Send, dialect: Dialect, *, is_open_to_browsers: bool = False) -> None:
         self._scope = scope
-        self._send = send
+        self.send = send
+        """The client itself, for the pieces of a body that has begun."""
         self._is_open_to_browsers = is_open_to_browsers
         self.dialect = dialect
         self.is_stream = False
@@ -32,11 +33,11 @@ class Answer:
         if not self.is_stream:
             self.is_stream = is_stream
             headers = [*headers, *self._cors()]
-            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+            await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def body(self, chunk: bytes, *, more: bool) -> None:
         """Send a piece of the body."""
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+        await self.send({"type": "http.response.body", "body": chunk, "more_body": more})
 
     async def comment(self, text: str) -> None:
         """Tell a waiting stream how things go, in a form that every client ignores."""
@@ -55,7 +56,7 @@ class Answer:
             return
         accept = header(self._scope["headers"], b"accept") or b""
         status, headers, body = error_response(error, self.dialect, accept)
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self._cors()]})
+        await self.send({"type": "http.response.start", "status": status, "headers": [*headers, *self._cors()]})
         await self.body(body, more=False)
 
     def _cors(self) -> Headers:

@@ -12,23 +12,24 @@ LONGEST_HELD = 256 * 1024
 class WholeLines:
     """Holds back what follows the last newline; nearly every chunk ends with one."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("holds",)
 
     def __init__(self) -> None:
-        self._held = b""
+        self.holds = b""
+        """The line that is not whole yet."""
 
     def feed(self, chunk: bytes) -> bytes:
         """The lines that are whole now."""
-        if self._held:
-            chunk = self._held + chunk
+        if self.holds:
+            chunk = self.holds + chunk
         if chunk.endswith(b"\n") or len(chunk) > LONGEST_HELD:
-            self._held = b""
+            self.holds = b""
             return chunk
         end = chunk.rfind(b"\n") + 1
-        self._held = chunk[end:]
+        self.holds = chunk[end:]
         return chunk[:end]
 
     def rest(self) -> bytes:
         """What was held back, when the stream ended well."""
-        rest, self._held = self._held, b""
+        rest, self.holds = self.holds, b""
         return rest

@@ -180,19 +180,16 @@ async def _relay(connection: Connection, run: LiveRun, call: Call, answer: Answe
     if (answer.is_stream and not is_stream) or status >= 600:
         raise await _refusal(connection, status)
     await answer.begin(status, response_headers(status, headers), is_stream=is_stream)
-    lines = WholeLines() if is_stream else None
+    lines, send = WholeLines(), answer.send
     try:
         while (chunk := await connection.read()) is not None:
             run.heard_at = monotonic()
-            more = not connection.is_drained
-            if lines is not None and more:
-                chunk = lines.feed(chunk)
-            elif lines is not None:
-                chunk = lines.rest() + chunk
-            if chunk or not more:
-                await answer.body(chunk, more=more)
-            if not more:
+            if connection.is_drained:
+                await answer.body(lines.rest() + chunk, more=False)
                 return
+            if is_stream and (lines.holds or not chunk.endswith(b"\n")):
+                chunk = lines.feed(chunk)
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
         if is_stream and connection.ends_with_connection:
             await _still_alive(run)
     except UpstreamBroken as exc:
@@ -201,7 +198,7 @@ async def _relay(connection: Connection, run: LiveRun, call: Call, answer: Answe
         if is_stream and header(headers, b"content-length") is None:
             await answer.fail(error)
         return  # otherwise uvicorn closes the connection: the only way to say that bytes are missing
-    await answer.body(lines.rest() if lines else b"", more=False)
+    await answer.body(lines.rest(), more=False)
 
 
 async def _still_alive(run: LiveRun) -> None:
