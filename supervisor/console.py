@@ -140,6 +140,20 @@ def report(failure: Mapping[str, Any]) -> None:
                 console.print(Text(f"  {line}"))
 
 
+def problems_table(rows: Sequence[tuple[str, str, str]]) -> None:
+    """What is wrong where, and what to do: a table on a terminal, else two lines each."""
+    if not errors.is_terminal:
+        for where, problem, hint in rows:
+            complain(f"{where}: {problem}", hint)
+        return
+    shown = Table(box=None, pad_edge=False, header_style="dim", title_justify="left")
+    for heading, style in (("where", "bold"), ("problem", "red"), ("hint", "")):
+        shown.add_column(heading, style=style, overflow="fold")
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    errors.print(shown)
+
+
 def warn(name: str, warnings: Sequence[Mapping[str, str]]) -> None:
     """What runs otherwise than it was meant to."""
     for warning in warnings:

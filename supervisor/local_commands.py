@@ -51,8 +51,13 @@ def check(config: Config, *, as_json: bool) -> int:
         console.models_table([_row(config, name, found) for name, found in inspections.items()])
         for name, found in inspections.items():
             console.warn(f"models.{name}", [asdict(warning) for warning in found.warnings])
-            for problem in found.problems:
-                console.complain(f"models.{name}: {problem.message}", problem.hint)
+        problems = [
+            (f"models.{name}", problem.message, problem.hint)
+            for name, found in inspections.items()
+            for problem in found.problems
+        ]
+        if problems:
+            console.problems_table(problems)
     return 2 if any(found.problems for found in inspections.values()) else 0
 
 

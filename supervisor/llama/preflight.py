@@ -31,6 +31,7 @@ from supervisor.llama.command import (
     resolved,
 )
 from supervisor.llama.diagnosis import Diagnosis, first_known, found
+from supervisor.llama.downloads import download_warnings
 from supervisor.llama.endpoint import UnixEndpoint
 from supervisor.llama.files import ROLES, Files, paths_of
 from supervisor.llama.flags import check_options
@@ -180,7 +181,11 @@ class Inspector:
     async def _warnings(
         self, model: Model, binary: Path, catalogue: Catalogue | None, options: dict[str, Option]
     ) -> list[ModelWarning]:
-        warnings = list(_draft_warnings(catalogue, options))
+        environ = {**self.around.environ, **model.env}
+        warnings = [
+            *_draft_warnings(catalogue, options),
+            *download_warnings(options, environ, self.around.home),
+        ]
         if catalogue and _wants_gpu(options) and not model.require_gpu and not await self._devices(model, binary):
             message = "layers were asked for the GPU, but this llama-server sees none: the model runs on the processor"
             hint = "check driver and build; `require_gpu = true` makes this a failure"

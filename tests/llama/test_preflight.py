@@ -55,6 +55,25 @@ async def test_models_that_are_downloaded_are_not_missing(tmp_path: Path, model:
     assert await causes(f"[models.m]\n{model}\n", tmp_path) == []
 
 
+async def test_a_download_is_announced_until_it_is_there(tmp_path: Path) -> None:
+    """A model that is fetched at its first load carries a warning; one in the cache does not."""
+    config = parse('[models.m]\nhf-repo = "someone/something:Q4_K_M"\n', base=tmp_path, environ={})
+    around = Surroundings(tmp_path, tmp_path, {"PATH": "", "HF_HOME": str(tmp_path / "hf")}, tmp_path)
+    inspector = Inspector(around, cache_dir=None)
+
+    before = await inspector.inspect(config.models["m"])
+    fake_download(tmp_path / "hf" / "hub" / "models--someone--something" / "snapshots" / "abc")
+    after = await inspector.inspect(config.models["m"])
+
+    assert [warning.code for warning in before.warnings] == ["not_downloaded"]
+    assert after.warnings == ()
+
+
+def fake_download(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "something-Q4_K_M.gguf").touch()
+
+
 async def test_a_comma_may_be_part_of_a_name(tiny: Path, tmp_path: Path) -> None:
     """Only options that take a list are split at commas."""
     (tmp_path / "a,b.gguf").symlink_to(tiny / "tiny-a.gguf")
