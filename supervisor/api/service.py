@@ -34,4 +34,4 @@ class Service:
         """What runs otherwise than it was meant to, or will."""
         live, inspection = self.pool.live(model), self.inspection(model)
         known = [*(inspection.warnings if inspection else ()), *(live.warnings.values() if live else ())]
-        return list({warning.code: asdict(warning) for warning in known}.values())
+        return list({warning.message: asdict(warning) for warning in known}.values())

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("supervisor.live")
 
+MOST_WARNINGS = 20
+"""A child may complain without end; the rest is in its log."""
+
 
 class LiveRun:
     """What the planner calls a run, while it lives. The hot path counts leases here."""
@@ -63,7 +66,7 @@ class LiveRun:
         self.ready_seconds: float | None = None
         """How long the start took."""
         self.warnings: dict[str, ModelWarning] = {}
-        """What runs otherwise than it was meant to, by code."""
+        """What runs otherwise than it was meant to, by message."""
         self.failure: Failure | None = None
         self.gone = asyncio.Event()
         self.is_cut_by_shutdown = False
@@ -92,9 +95,9 @@ class LiveRun:
 
     def warn(self, warning: ModelWarning) -> None:
         """Note that something runs otherwise than it was meant to."""
-        if self.warnings.get(warning.code) != warning:
+        if warning.message not in self.warnings and len(self.warnings) < MOST_WARNINGS:
             logger.warning("%s: %s; hint: %s", self.model.id, warning.message, warning.hint)
-        self.warnings[warning.code] = warning
+            self.warnings[warning.message] = warning
 
     def became_ready(self, payload: Mapping[str, object], now: float) -> None:
         """The child serves."""
