@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 
 from supervisor.config.secrets import Redactor
 from supervisor.config.values import Transport
@@ -21,7 +22,7 @@ from supervisor.runtime.ports import listener_of
 from supervisor.runtime.stall import watch_for_stalls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from supervisor.config.values import Config, Model
     from supervisor.errors import Failure
@@ -57,6 +58,12 @@ class Launcher:
     def fingerprint(self, model: Model) -> Fingerprint:
         """Changes when the binary or a file of this model changes."""
         return self._inspector.fingerprint(model)
+
+    async def fingerprints(self, models: Sequence[Model]) -> dict[str, Fingerprint]:
+        """Those of many models; in a thread, for a network drive may not answer."""
+        return await anyio.to_thread.run_sync(
+            lambda: {model.id: self.fingerprint(model) for model in models}, abandon_on_cancel=True
+        )
 
     async def run(self, live: LiveRun, on_ready: Callable[[], None]) -> Failure | None:
         """Run a child of this model until it ends; the failure when that was not our doing."""

@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Self, assert_never
 
 import anyio
@@ -37,6 +38,7 @@ from supervisor.fleet.values import (
     TicketId,
     UnloadAsked,
 )
+from supervisor.runtime.checks import keep_checking
 from supervisor.runtime.lease import Lease
 from supervisor.runtime.live import LiveRun
 
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from supervisor.config.values import Config
+    from supervisor.config.values import Config, Model
     from supervisor.errors import Failure
     from supervisor.fleet.values import Action, Event
     from supervisor.llama.preflight import Fingerprint
@@ -78,7 +80,10 @@ class Pool:
 
     async def __aenter__(self) -> Self:
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
-        self._tasks.start_soon(self._check_all)
+        models = tuple(self.config.models.values())
+        self._tasks.start_soon(
+            partial(keep_checking, models, self._launcher, tell=self._checked, done=self.checked.set)
+        )
         return self
 
     async def __aexit__(
@@ -287,21 +292,15 @@ class Pool:
         logger.info("%s is ready after %.2f s (run %s, pid %s)", live.model.id, live.ready_seconds, live.id, live.pid)
         self._step(BecameReady(live.id))
 
-    async def _check_all(self) -> None:
-        """Look at every model once, so that what is wrong with one is known before anybody asks for it."""
-        for model in self.config.models.values():
-            spawned = self.fleet.spawned
-            try:
-                failure = await self._launcher.check(model)
-            except Exception:  # a bug met in one model must not fell the house
-                logger.exception("the look at %s broke", model.id)
-                failure = None  # its first start will tell
-            if failure is not None:
-                self._note(failure)
-            # Whoever was faster and tried a start knows better.
-            if self.fleet.spawned == spawned and self.fleet.run_of(model.id) is None:
-                self._step(Checked(model.id, failure))
-        self.checked.set()
+    def _checked(self, model: Model, failure: Failure | None) -> None:
+        """A look at a model found this; a start that is under way, or runs, knows better."""
+        if self.fleet.run_of(model.id) is not None:
+            return
+        if failure is not None:
+            self._note(failure)
+        elif self._fingerprints.get(model.id) == self._launcher.fingerprint(model):
+            return  # a start has failed for good meanwhile, and nothing has changed since
+        self._step(Checked(model.id, failure))
 
     def _note(self, failure: Failure) -> None:
         self.reports[failure.model] = failure

@@ -17,7 +17,7 @@ from supervisor.llama.diagnosis import Diagnosis, report
 from supervisor.runtime.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from supervisor.errors import Failure
     from supervisor.runtime.live import LiveRun
@@ -54,6 +54,9 @@ class ScriptedLauncher:
 
     def fingerprint(self, model: Model) -> tuple[object, ...]:
         return (self.files,)
+
+    async def fingerprints(self, models: Sequence[Model]) -> dict[str, tuple[object, ...]]:
+        return {model.id: self.fingerprint(model) for model in models}
 
     def broken(self, live: LiveRun, exc: Exception) -> Failure:
         return report(live.model.id, Diagnosis("internal_error", str(exc), ""))

@@ -1,0 +1,87 @@
+"""Looking at models without starting them, again and again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from supervisor.config.values import Model
+from supervisor.llama.diagnosis import Diagnosis, report
+from supervisor.runtime.checks import keep_checking
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from supervisor.errors import Failure
+
+pytestmark = pytest.mark.anyio
+
+
+class Disk:
+    """A launcher whose models have one file each, which the test may change."""
+
+    def __init__(self) -> None:
+        self.files = {"a": "whole", "b": "cut"}
+        self.looks: list[str] = []
+
+    async def fingerprints(self, models: Sequence[Model]) -> dict[str, tuple[object, ...]]:
+        return {model.id: (self.files[model.id],) for model in models}
+
+    async def check(self, model: Model) -> Failure | None:
+        self.looks.append(model.id)
+        if self.files[model.id] == "strange":
+            raise RuntimeError("a bug")
+        is_cut = self.files[model.id] == "cut"
+        return report(model.id, Diagnosis("model_file_truncated", "it is cut", "")) if is_cut else None
+
+
+async def test_every_model_is_looked_at_and_changed_ones_again() -> None:
+    """A file that is mended mends its model; one that did not change is left in peace."""
+    disk = Disk()
+    told: dict[str, bool] = {}
+    done = anyio.Event()
+
+    def tell(model: Model, failure: Failure | None) -> None:
+        told[model.id] = failure is None
+        if told == {"a": True, "b": True}:
+            tasks.cancel_scope.cancel()
+
+    async def check() -> None:
+        models = [Model("a"), Model("b")]
+        await keep_checking(models, disk, tell=tell, done=done.set, pause=0.001)  # type: ignore[arg-type]
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(check)
+            await done.wait()
+            assert told == {"a": True, "b": False}
+            disk.files["b"] = "whole"
+
+    assert disk.looks == ["a", "b", "b"]
+
+
+async def test_a_bug_in_one_look_stops_no_other() -> None:
+    """The model whose look broke is left to its first start."""
+    disk = Disk()
+    disk.files["a"] = "strange"
+    told: list[str] = []
+    done = anyio.Event()
+
+    async def check() -> None:
+        models = [Model("a"), Model("b")]
+        await keep_checking(
+            models,
+            disk,
+            tell=lambda model, _: told.append(model.id),
+            done=done.set,  # type: ignore[arg-type]
+        )
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(check)
+            await done.wait()
+            tasks.cancel_scope.cancel()
+
+    assert told == ["b"]
