@@ -39,7 +39,7 @@ from supervisor.llama.help_cache import HelpFailed, catalogue_of
 from supervisor.llama.warnings import ModelWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from supervisor.config.values import Model, Option
     from supervisor.llama.gguf import Header
@@ -174,7 +174,7 @@ class Inspector:
             yield found("socket_path_too_long", path=path)
 
     async def _gpu_problems(self, model: Model, binary: Path, options: dict[str, Option]) -> list[Diagnosis]:
-        if model.require_gpu and is_llama_server(binary) and not await self._devices(model, binary):
+        if model.require_gpu and is_llama_server(binary) and await self._sees_no_gpu(model, binary):
             return [found("gpu_required")]
         return []
 
@@ -186,14 +186,15 @@ class Inspector:
             *_draft_warnings(catalogue, options),
             *download_warnings(options, environ, self.around.home),
         ]
-        if catalogue and _wants_gpu(options) and not model.require_gpu and not await self._devices(model, binary):
+        if catalogue and _wants_gpu(options) and not model.require_gpu and await self._sees_no_gpu(model, binary):
             message = "layers were asked for the GPU, but this llama-server sees none: the model runs on the processor"
             hint = "check driver and build; `require_gpu = true` makes this a failure"
             warnings.append(ModelWarning("no_usable_gpu", message, hint))
         return warnings
 
-    async def _devices(self, model: Model, binary: Path) -> Sequence[str]:
-        return await self._trials.devices(binary, {**child_environment(self.around), **model.env})
+    async def _sees_no_gpu(self, model: Model, binary: Path) -> bool:
+        devices = await self._trials.devices(binary, {**child_environment(self.around), **model.env})
+        return devices is not None and not devices  # a binary that does not say so is not accused
 
 
 def _flag_problems(catalogue: Catalogue | None, options: dict[str, Option]) -> Iterator[Diagnosis]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from supervisor.llama.diagnosis import Diagnosis, End, diagnose, first_known
+from supervisor.llama.protocol import SWITCH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,8 +31,8 @@ class Trials:
 
     def __init__(self) -> None:
         self._verdicts: dict[tuple[str, ...], Diagnosis | None] = {}
-        self._devices: dict[tuple[str, ...], Sequence[str]] = {}
-        self._asked: dict[tuple[str, ...], float] = {}
+        self._devices: dict[tuple[str, ...], tuple[float, Sequence[str] | None]] = {}
+        self._asking = anyio.Lock()
 
     async def problem(self, command: Command, *, identity: str) -> Diagnosis | None:
         """What is wrong with the arguments: everything before `--version` is read, then it exits.
@@ -41,23 +42,27 @@ class Trials:
         """
         key = (identity, *command.argv, *sorted(f"{name}={value}" for name, value in command.env.items()))
         if key not in self._verdicts:
-            returncode, lines = await _output(command, "--version")
+            env = {name: value for name, value in command.env.items() if name != SWITCH}
+            returncode, lines = await _output([*command.argv, "--version"], env, command.cwd)
             self._verdicts[key] = None if returncode == 0 else _judged(returncode, lines)
         return self._verdicts[key]
 
-    async def devices(self, binary: Path, env: Mapping[str, str]) -> Sequence[str]:
-        """The devices the binary can use beside the processor; asked again after a while as long as there is none."""
+    async def devices(self, binary: Path, env: Mapping[str, str]) -> Sequence[str] | None:
+        """The devices the binary can use beside the processor; None when it does not say.
+
+        That there is none is believed for a while only: a driver may come late.
+        """
         key = (str(binary), *sorted(f"{name}={value}" for name, value in env.items()))
-        now = anyio.current_time()
-        if not self._devices.get(key) and now - self._asked.get(key, -NONE_FOR) >= NONE_FOR:
-            self._asked[key] = now
-            with anyio.move_on_after(TIMEOUT):
-                run = await anyio.run_process(
-                    [str(binary), "--list-devices"], env=env, check=False, stdin=subprocess.DEVNULL
-                )
-                lines = run.stdout.decode(errors="replace").splitlines()
-                self._devices[key] = [line.strip() for line in lines if _DEVICE.match(line)]
-        return self._devices.get(key, ())
+        async with self._asking:  # who comes second must not take a question for an answer
+            known = self._devices.get(key)
+            if known is None or (not known[1] and anyio.current_time() - known[0] >= NONE_FOR):
+                known = self._devices[key] = (anyio.current_time(), await _devices(binary, env))
+        return known[1]
+
+
+async def _devices(binary: Path, env: Mapping[str, str]) -> Sequence[str] | None:
+    returncode, lines = await _output([str(binary), "--list-devices"], env)
+    return [line.strip() for line in lines if _DEVICE.match(line)] if returncode == 0 else None
 
 
 def _judged(returncode: int | None, lines: Sequence[str]) -> Diagnosis | None:
@@ -67,12 +72,14 @@ def _judged(returncode: int | None, lines: Sequence[str]) -> Diagnosis | None:
     return diagnose(End("spawning", tuple(lines), returncode))
 
 
-async def _output(command: Command, option: str) -> tuple[int | None, list[str]]:
-    argv, switch = command.argv, {"LLAMA_SERVER_ROUTER_PORT"}
-    env = {name: value for name, value in command.env.items() if name not in switch}
-    with anyio.move_on_after(TIMEOUT):
-        run = await anyio.run_process(
-            [*argv, option], env=env, cwd=command.cwd, check=False, stdin=subprocess.DEVNULL, start_new_session=True
-        )
-        return run.returncode, (run.stdout + run.stderr).decode(errors="replace").splitlines()
+async def _output(argv: Sequence[str], env: Mapping[str, str], cwd: Path | None = None) -> tuple[int | None, list[str]]:
+    """The exit code and what it wrote; None and nothing when it could not be run or did not end."""
+    try:
+        with anyio.move_on_after(TIMEOUT):
+            run = await anyio.run_process(
+                argv, env=env, cwd=cwd, check=False, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+            return run.returncode, (run.stdout + run.stderr).decode(errors="replace").splitlines()
+    except OSError as exc:
+        logger.debug("%s could not be tried: %s", argv[0], exc)
     return None, []

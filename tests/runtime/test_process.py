@@ -47,7 +47,7 @@ async def test_output_of_both_streams_is_complete_when_the_end_is_known() -> Non
 
 async def test_a_signal_is_a_negative_exit_code() -> None:
     """A child killed by a signal is told from one that exited."""
-    process = Process(python("import time; time.sleep(60)"), Output())
+    process = Process(python("import signal; signal.pause()"), Output())
 
     process.signal_group(signal.SIGKILL)
 
@@ -77,7 +77,7 @@ async def test_what_the_child_started_ends_with_it() -> None:
     """Grandchildren in its process group do not survive, even if they hold the pipes."""
     output = Output()
     code = (
-        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()']);"
         "print(p.pid, flush=True)"
     )
 
@@ -129,6 +129,6 @@ async def test_a_child_we_cannot_watch_is_not_left_behind(monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "pidfd_open", out_of_descriptors)
 
     with pytest.raises(OSError, match="Too many open files"):
-        Process(python("import time; time.sleep(60)"), Output())
+        Process(python("import signal; signal.pause()"), Output())
 
     assert not alive(spawned[0])
