@@ -1,4 +1,4 @@
-"""The route table: the data plane first, by exact path; everything else through Starlette."""
+"""Who serves which request: the data plane first, by exact path; everything else is Starlette's."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from starlette.responses import Response
 
 from supervisor.api.access import require_management
 from supervisor.api.routes import Api
-from supervisor.errors import InternalError, MethodNotAllowed, RouteNotFound, SupervisorError
-from supervisor.proxy.answer import Answer
+from supervisor.errors import BodyTooLarge, InternalError, MethodNotAllowed, RouteNotFound, SupervisorError
+from supervisor.proxy.asgi import AsgiCall
 from supervisor.proxy.dialects import Dialect, error_response
-from supervisor.proxy.relay import Proxy
+from supervisor.proxy.heads import header
+from supervisor.proxy.relay import Proxy, answer_to
 from supervisor.proxy.routes import ROUTES, UPSTREAM
 from supervisor.proxy.websocket import WebSocketProxy
 
 if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
     from supervisor.api.service import Service
+    from supervisor.proxy.client import Client
 
 logger = logging.getLogger("supervisor.app")
 
@@ -31,53 +36,95 @@ _OPEN_TO_BROWSERS = ROUTES.keys() | {"/v1/models", "/models"}
 
 
 class App:
-    """The ASGI application."""
+    """All that clients can ask for; a `Plane`, and for websockets an ASGI application."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._max_body = service.config.server.max_body
         self._proxy = Proxy(service.pool, service.names)
         self._websockets = WebSocketProxy(service.pool, service.names)
+        self._tasks: set[asyncio.Task[None]] = set()
         self._api = Starlette(
             routes=Api(service).routes(),
-            exception_handlers={SupervisorError: _error, HTTPException: _http_error},
+            exception_handlers={SupervisorError: _error, HTTPException: _http_error, Exception: _error},
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Choose who answers, and let nothing that goes wrong reach the client as a bare 500."""
+    # A request, as it comes.
+
+    def began(self, client: Client) -> None:
+        """Refuse at once what announces too much."""
+        announced = header(client.headers, b"content-length")
+        if announced is not None and int(announced) > self._max_body:
+            self.refuse(client, _too_large(int(announced), self._max_body))
+
+    def grew(self, client: Client) -> None:
+        """Refuse what has become too much, and pass large uploads on."""
+        if client.body_size > self._max_body:
+            self.refuse(client, _too_large(client.body_size, self._max_body))
+        elif _is_data_plane(client.path) and client.method != "OPTIONS":
+            self._guarded(self._early, client)
+
+    def whole(self, client: Client) -> None:
+        """Serve it."""
+        self._guarded(self._serve, client)
+
+    def refuse(self, client: Client, error: SupervisorError) -> None:
+        """Answer with an error in the words of the request's route."""
+        answer_to(client).fail(error)
+
+    def _guarded(self, serve: Callable[[Client], None], client: Client) -> None:
+        """Let nothing that goes wrong reach a client as a closed connection."""
         try:
-            await self._answer(scope, receive, send)
+            serve(client)
         except SupervisorError as exc:
-            await Answer(scope, send, Dialect.OPENAI).fail(exc)
+            self.refuse(client, exc)
         except Exception:
-            logger.exception("bug: %s %s broke", scope.get("method", scope["type"]), scope["path"])
-            with contextlib.suppress(RuntimeError):  # the answer may have begun; then uvicorn cuts it
-                error = InternalError("something broke; the service's log has the details")
-                await Answer(scope, send, Dialect.OPENAI).fail(error)
+            logger.exception("bug: %s %s broke", client.method, client.path)
+            self.refuse(client, InternalError("something broke; the service's log has the details"))
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path: str = scope["path"]
-        if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
-        elif scope["method"] == "OPTIONS" and path in _OPEN_TO_BROWSERS:
-            await _preflight(scope)(scope, receive, send)
-        elif path in ROUTES:
-            await self._proxy(scope, receive, send)
+    def _early(self, client: Client) -> None:
+        self._check_upstream(client)
+        self._proxy.serve_early(client)
+
+    def _serve(self, client: Client) -> None:
+        path = client.path
+        if path in ROUTES:
+            if client.method == "OPTIONS":
+                _preflight(client)
+            else:
+                self._proxy.serve(client)
         elif path.startswith(UPSTREAM):
-            require_management(scope, self._service.config.server.management)
-            await self._proxy(scope, receive, send)
+            self._check_upstream(client)
+            self._proxy.serve(client)
+        elif client.method == "OPTIONS" and path in _OPEN_TO_BROWSERS:
+            _preflight(client)
         else:
-            await self._api(scope, receive, send)
+            task = AsgiCall(self._api, client).start()
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _check_upstream(self, client: Client) -> None:
+        if client.path.startswith(UPSTREAM):
+            require_management(client.headers, client.address, self._service.config.server.management)
+
+    # A websocket.
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Tunnel it to its child."""
         try:
             if not scope["path"].startswith(UPSTREAM):
                 raise RouteNotFound(f"no websocket at `{scope['path']}`")
-            require_management(scope, self._service.config.server.management)
+            require_management(scope["headers"], scope.get("client"), self._service.config.server.management)
         except SupervisorError as exc:
             logger.info("websocket refused: %s", exc)
             await send({"type": "websocket.close", "code": 1008, "reason": exc.message[:120]})
         else:
-            await self._websockets(scope, receive, send)
+            with contextlib.suppress(RuntimeError):  # it may have been closed meanwhile
+                await self._websockets(scope, receive, send)
+
+
+def _is_data_plane(path: str) -> bool:
+    return path in ROUTES or path.startswith(UPSTREAM)
 
 
 async def _error(request: Request, exc: Exception) -> Response:
@@ -98,15 +145,20 @@ async def _http_error(request: Request, exc: Exception) -> Response:
     return await _error(request, RouteNotFound(f"there is no `{method} {path}`"))
 
 
-def _preflight(scope: Scope) -> Response:
+def _preflight(client: Client) -> None:
     """What a browser asks before it sends a request from another site's page."""
-    asked = next((value for name, value in scope["headers"] if name == b"access-control-request-headers"), b"")
-    return Response(
-        status_code=204,
-        headers={
-            "access-control-allow-origin": "*",
-            "access-control-allow-methods": "GET, POST, OPTIONS",
-            "access-control-allow-headers": asked.decode("latin-1") or "authorization, content-type",
-            "access-control-max-age": "86400",
-        },
+    asked = header(client.headers, b"access-control-request-headers")
+    headers = [
+        (b"access-control-allow-origin", b"*"),
+        (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+        (b"access-control-allow-headers", asked or b"authorization, content-type"),
+        (b"access-control-max-age", b"86400"),
+    ]
+    client.begin(204, headers)
+    client.finish()
+
+
+def _too_large(size: int, limit: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"the request body has {size} bytes or more; at most {limit} are allowed", hint="`server.max_body` sets it"
     )

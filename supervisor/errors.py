@@ -104,6 +104,22 @@ class BodyTooLarge(SupervisorError):
     type = "invalid_request_error"
 
 
+class HeadTooLarge(SupervisorError):
+    """Raised when the head of a request is larger than anybody needs."""
+
+    status = 431
+    code = "request_header_fields_too_large"
+    type = "invalid_request_error"
+
+
+class RequestTimeout(SupervisorError):
+    """Raised when a request does not come to its end."""
+
+    status = 408
+    code = "request_timeout"
+    type = "invalid_request_error"
+
+
 class Forbidden(SupervisorError):
     """Raised when a management route is called from somewhere it must not be."""
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
 import math
 import os
+import resource
 import shutil
 import signal
 import socket
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import uvicorn
@@ -23,6 +26,7 @@ from supervisor.app import App
 from supervisor.fleet.names import Names
 from supervisor.llama.command import Surroundings
 from supervisor.llama.preflight import Inspector
+from supervisor.proxy.front import Front
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
 from supervisor.runtime.pool import Pool
@@ -35,9 +39,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("supervisor.server")
 
-KEEP_ALIVE_SECONDS = 75
-"""Longer than the pools of common clients keep a connection, so that theirs ends first (spec: python-io.md)."""
-FIRST_LOOK_SECONDS = 2.0
+SWEEP_SECONDS = 1.0
+"""Between two looks at idle connections."""
+FIRST_LOOK_SECONDS = 1.0
 LONGEST_SOCKET_PATH = 100
 """Bytes; sockaddr_un has room for 107, and the file's name comes on top of the directory's."""
 
@@ -59,9 +63,17 @@ class _Server(uvicorn.Server):
 
 def run(config: Config, *, on_listening: Callable[[Service, str], None]) -> None:
     """Serve until SIGTERM or SIGINT; every child is gone when this returns. Raises `AddressTaken`."""
+    _allow_many_files()
     listener = listen(config.server.host, config.server.port)
     with listener:
         anyio.run(_serve, config, listener, on_listening, backend_options={"use_uvloop": True})
+
+
+def _allow_many_files() -> None:
+    """Every stream takes two; the usual soft limit of 1024 is for programs that use select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -82,6 +94,7 @@ async def _serve(config: Config, listener: socket.socket, on_listening: Callable
         server = _Server(_uvicorn_config(App(service), config))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_obey_signals, server, service)
+            tasks.start_soon(_sweep, server)
             tasks.start_soon(_announce, service, listener, on_listening)
             await server.serve(sockets=[listener])
             service.logs.close()
@@ -94,7 +107,8 @@ async def running_service(config: Config) -> AsyncIterator[Service]:
     """Everything but the HTTP server; on leaving, all children are gone."""
     with _private_dir() as private_dir, _logs(config) as logs:
         around = Surroundings(config.base, Path.home(), dict(os.environ), private_dir)
-        launcher = Launcher(config, around, inspector=Inspector(around, cache_dir=cache_dir()), logs=logs)
+        inspector = Inspector(around, cache_dir=cache_dir())
+        launcher = Launcher(config, around, inspector=inspector, logs=logs, cache_dir=cache_dir())
         async with Pool(config, launcher) as pool:
             yield Service(config, Names(config), pool, launcher, logs, int(time.time()))
 
@@ -108,14 +122,13 @@ def cache_dir() -> Path:
 def _uvicorn_config(app: App, config: Config) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=cast("Any", partial(Front, app)),
         lifespan="off",
         log_config=None,
         access_log=False,
         proxy_headers=False,  # it would let a header decide what "this machine" is
         server_header=False,
         date_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=math.ceil(config.server.drain_timeout) + 2,  # the pool cuts first, and says so
     )
 
@@ -129,6 +142,16 @@ async def _obey_signals(server: _Server, service: Service) -> None:
             service.pool.close(force=server.should_exit)
             server.force_exit = server.should_exit
             server.should_exit = True
+
+
+async def _sweep(server: _Server) -> None:
+    """End connections on which nothing happens, as long as the service runs."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await anyio.sleep(SWEEP_SECONDS)
+        for connection in tuple(server.server_state.connections):
+            if isinstance(connection, Front):
+                connection.sweep(loop.time())
 
 
 async def _announce(service: Service, listener: socket.socket, on_listening: Callable[[Service, str], None]) -> None:

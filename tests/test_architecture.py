@@ -34,7 +34,9 @@ PURE = (
     "llama/protocol",
     "llama/causes",
     "llama/diagnosis",
+    "llama/fit",
     "llama/flags",
+    "llama/load_mode",
 )
 IMPURE = ("config/loader",)
 IO = {"os", "io", "socket", "subprocess", "asyncio", "anyio", "threading", "time", "random", "shutil", "tempfile"}
@@ -42,12 +44,21 @@ IO = {"os", "io", "socket", "subprocess", "asyncio", "anyio", "threading", "time
 DOORS = {
     "tomllib": ("config/",),
     "tomlkit": ("config/",),
-    "msgspec": ("config/", "llama/help_cache", "proxy/", "api/", "local_commands", "remote_commands", "doctor"),
+    "msgspec": (
+        "config/",
+        "llama/help_cache",
+        "runtime/fits",
+        "proxy/",
+        "api/",
+        "local_commands",
+        "remote_commands",
+        "doctor",
+    ),
     "anyio": ("llama/preflight", "llama/help_cache", "llama/trial", "runtime/", "proxy/", "server", "local_commands"),
-    "httptools": ("proxy/upstream",),
+    "httptools": ("proxy/front", "proxy/upstream"),
     "websockets": ("proxy/websocket",),
     "starlette": ("proxy/", "api/", "app"),
-    "uvicorn": ("server",),
+    "uvicorn": ("server", "proxy/front"),
     "httpx": ("runtime/health", "remote_commands", "doctor"),
     "rich": ("console", "remote_commands"),
 }

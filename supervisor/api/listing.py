@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from supervisor.fleet.values import Phase, Reason
 
 if TYPE_CHECKING:
@@ -17,12 +19,29 @@ OWNER = "llama-supervise"
 _RUNNING_STATES = {Phase.STARTING: "starting", Phase.READY: "ready", Phase.STOPPING: "stopping"}
 
 
-def models(service: Service) -> dict[str, object]:
-    """The list of everything a request may name."""
-    return {
-        "object": "list",
-        "data": [entry for model in service.config.models.values() for entry in _of(service, model)],
-    }
+class Listing:
+    """The list of everything a request may name. What is cold stays as it was encoded: ten thousand may be."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._cold: dict[str, tuple[Inspection | None, tuple[msgspec.Raw, ...]]] = {}
+
+    def __call__(self) -> dict[str, object]:
+        """As `GET /v1/models` answers."""
+        fleet = self._service.pool.fleet
+        warm = fleet.by_model().keys() | fleet.failures.keys()
+        data: list[object] = []
+        for model in self._service.config.models.values():
+            data += _of(self._service, model) if model.id in warm else self._of_cold(model)
+        return {"object": "list", "data": data}
+
+    def _of_cold(self, model: Model) -> tuple[msgspec.Raw, ...]:
+        inspection = self._service.inspection(model.id)
+        known = self._cold.get(model.id)
+        if known is None or known[0] is not inspection:
+            entries = tuple(msgspec.Raw(msgspec.json.encode(entry)) for entry in _of(self._service, model))
+            known = self._cold[model.id] = inspection, entries
+        return known[1]
 
 
 def model(service: Service, name: str) -> dict[str, object]:

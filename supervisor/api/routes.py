@@ -40,6 +40,7 @@ class Api:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._listing = listing.Listing(service)
 
     def routes(self) -> list[Route]:
         """For Starlette; GET includes HEAD."""
@@ -63,7 +64,7 @@ class Api:
     # For everybody.
 
     async def models(self, request: Request) -> Response:
-        return Json(listing.models(self._service), headers=_cors(request))
+        return Json(self._listing(), headers=_cors(request))
 
     async def model(self, request: Request) -> Response:
         return Json(listing.model(self._service, request.path_params["name"]), headers=_cors(request))
@@ -125,7 +126,7 @@ class Api:
         )
 
     def _require(self, request: Request) -> None:
-        require_management(request.scope, self._service.config.server.management)
+        require_management(request.scope["headers"], request.client, self._service.config.server.management)
 
     def _named(self, fields: dict[str, Any]) -> str:
         name = fields.get("model")

@@ -144,6 +144,8 @@ MODEL = {
     "strip_params": Key(FIELDS, "Request fields that are removed."),
     "ttl": Key(LIFETIME, "Unload the model when it was idle for so long.", "never"),
     "pinned": Key(BOOLEAN, "Never unload it to make room for another model.", False),
+    "fit_cache": Key(BOOLEAN, "Leave `--fit` out where an earlier start shows that it changes nothing.", True),
+    "prefetch": Key(BOOLEAN, "Read the model's files into the page cache ahead of its start.", True),
     "concurrency": Key(integer(1), "Requests sent to it at a time; without it llama-server queues by itself."),
     "load_timeout": Key(POSITIVE_DURATION, "How long a start may go without a sign of life.", "2m"),
     "load_limit": Key(POSITIVE_DURATION, "How long a start may take at all.", "1h"),

@@ -82,6 +82,10 @@ class Model:
     ttl: float | None = None
     """Seconds of idleness after which the model is unloaded; None keeps it."""
     pinned: bool = False
+    fit_cache: bool = True
+    """Whether llama-server's `--fit` is left out where it is known to change nothing."""
+    prefetch: bool = True
+    """Whether the files are read into the page cache ahead of a start."""
     concurrency: int | None = None
     """Requests at a time; None leaves queueing to the child."""
     filters: Filters = field(default_factory=Filters)

@@ -79,9 +79,9 @@ def record(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
     """Write down what happened; the answers here are those that only this event can give."""
     match event:
         case Requested(ticket):
-            return replace(fleet, queue=(*fleet.queue, ticket)), ()
+            return replace(fleet, queue=fleet.queue.with_last(ticket)), ()
         case Abandoned(ticket_id):
-            return replace(fleet, queue=tuple(t for t in fleet.queue if t.id != ticket_id)), ()
+            return replace(fleet, queue=fleet.queue.without([ticket_id])), ()
         case BecameReady(run_id):
             return _became_ready(fleet, run_id, now), ()
         case Exited(run_id, failure, jitter):
@@ -155,5 +155,5 @@ def _dismiss(
     gone = [ticket for ticket in fleet.queue if chosen(ticket)]
     if not gone:
         return fleet, ()
-    queue = tuple(ticket for ticket in fleet.queue if not chosen(ticket))
+    queue = fleet.queue.without(ticket.id for ticket in gone)
     return replace(fleet, queue=queue), tuple(Refuse(ticket.id, error(ticket)) for ticket in gone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from supervisor.errors import CannotFit, QueueFull, ShuttingDown, SupervisorError
@@ -20,11 +21,12 @@ from supervisor.fleet.values import (
     Spawn,
     Terminate,
     Ticket,
+    TicketId,
     needs,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
 QUEUE_FULL_RETRY_AFTER = 5.0
 """Seconds; a guess that spreads retries, for nobody knows how long the requests ahead will take."""
@@ -32,26 +34,29 @@ QUEUE_FULL_RETRY_AFTER = 5.0
 
 def refuse(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     """Answer at once who will not be served: closing, failing, never fits, more than the queue holds."""
-    hopeless = {model: error for model in fleet.wanted if (error := _hopeless(fleet, model, now))}
-    kept: list[Ticket] = []
-    actions: list[Action] = []
-    for ticket in fleet.queue:
-        error = _refusal(fleet, ticket, hopeless, ahead=len(kept))
-        if error is None:
-            kept.append(ticket)
-        else:
-            actions.append(Refuse(ticket.id, error))
-    return (replace(fleet, queue=tuple(kept)), tuple(actions)) if actions else (fleet, ())
+    hopeless = _hopeless(fleet, now)
+    if not fleet.closing and not hopeless and len(fleet.queue) <= fleet.config.server.max_queue:
+        return fleet, ()
+    runs = fleet.by_model()
+    refused: dict[TicketId, SupervisorError] = {}
+    for number, ticket in enumerate(fleet.queue):
+        error = _refusal(fleet, ticket, runs, hopeless, ahead=number - len(refused))
+        if error is not None:
+            refused[ticket.id] = error
+    if not refused:
+        return fleet, ()
+    actions = tuple(Refuse(ticket, error) for ticket, error in refused.items())
+    return replace(fleet, queue=fleet.queue.without(refused)), actions
 
 
 def _refusal(
-    fleet: Fleet, ticket: Ticket, hopeless: dict[str, SupervisorError], *, ahead: int
+    fleet: Fleet, ticket: Ticket, runs: Mapping[str, Run], hopeless: Mapping[str, SupervisorError], *, ahead: int
 ) -> SupervisorError | None:
     if fleet.closing:
         return ShuttingDown("shutting down")
     if ticket.model in hopeless:
         return hopeless[ticket.model]
-    run = fleet.run_of(ticket.model) if ahead >= fleet.config.server.max_queue else None
+    run = runs.get(ticket.model)
     if ahead < fleet.config.server.max_queue or (run is not None and run.is_open and not run.is_full):
         return None
     return QueueFull(
@@ -61,17 +66,18 @@ def _refusal(
     )
 
 
-def _hopeless(fleet: Fleet, model: str, now: float) -> SupervisorError | None:
-    run = fleet.run_of(model)
-    if run is not None and not run.is_leaving:
-        return None
-    return refusal(fleet, model, now) or _never_fits(fleet, model)
-
-
-def _never_fits(fleet: Fleet, model: str) -> SupervisorError | None:
-    """Pinned models never leave, so what they hold is not part of anybody's budget."""
-    pinned = [run for run in fleet.runs if run.model.pinned and run.model.id != model and not run.is_leaving]
+def _hopeless(fleet: Fleet, now: float) -> Mapping[str, SupervisorError]:
+    """The wanted models that will not be started, and why."""
+    runs = fleet.by_model()
+    cold = [model for model in fleet.queue.wanted if model not in runs or runs[model].is_leaving]
+    pinned = [run for run in fleet.runs if run.model.pinned and not run.is_leaving]
     room = _minus(fleet.budget, pinned)
+    errors = ((model, refusal(fleet, model, now) or _never_fits(fleet, model, room, pinned)) for model in cold)
+    return {model: error for model, error in errors if error is not None}
+
+
+def _never_fits(fleet: Fleet, model: str, room: Amounts, pinned: Sequence[Run]) -> SupervisorError | None:
+    """Pinned models never leave, so what they hold is not part of anybody's budget."""
     if _fits(needs(fleet.config.models[model]), room):
         return None
     names = ", ".join(f"`{run.model.id}`" for run in pinned)
@@ -87,30 +93,31 @@ def grant(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     Once a ticket has waited for room longer than `max_wait`, nobody behind it is let through to a run that could
     make that room.
     """
-    open_runs = {run.model.id: run for run in fleet.runs if run.is_open}
-    if not open_runs or not fleet.queue:
+    open_runs = {run.model.id: run for run in fleet.runs if run.is_open and run.model.id in fleet.queue.wanted}
+    if all(run.is_full for run in open_runs.values()):
         return fleet, ()
+    cold = fleet.queue.wanted.keys() - _on_hand(fleet)
     overdue = False
-    kept: list[Ticket] = []
+    granted: list[TicketId] = []
     actions: list[Action] = []
     for ticket in fleet.queue:
         run = open_runs.get(ticket.model)
         if run is None or run.is_full or (overdue and not run.model.pinned):
-            kept.append(ticket)
-            overdue = overdue or (run is None and _waits_for_room(fleet, ticket, now))
+            overdue = overdue or (ticket.model in cold and now - ticket.since > fleet.config.server.max_wait)
         else:
             open_runs[ticket.model] = replace(run, leases=run.leases + 1, used_at=now)
+            granted.append(ticket.id)
             actions.append(Grant(ticket.id, run.id))
+    if not granted:
+        return fleet, ()
     for run in open_runs.values():
         fleet = fleet.with_run(run)
-    return replace(fleet, queue=tuple(kept)), tuple(actions)
+    return replace(fleet, queue=fleet.queue.without(granted)), tuple(actions)
 
 
-def _waits_for_room(fleet: Fleet, ticket: Ticket, now: float) -> bool:
-    if now - ticket.since <= fleet.config.server.max_wait:
-        return False
-    run = fleet.run_of(ticket.model)
-    return run is None or run.is_leaving
+def _on_hand(fleet: Fleet) -> set[str]:
+    """Models with a run that is there to stay."""
+    return {run.model.id for run in fleet.runs if not run.is_leaving}
 
 
 def retire(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
@@ -159,9 +166,9 @@ def _victims(fleet: Fleet, marked: set[RunId]) -> set[RunId]:
 
 def _first_without_room(fleet: Fleet) -> str | None:
     room = _minus(fleet.budget, fleet.runs)
-    for model in fleet.wanted:
-        run = fleet.run_of(model)
-        if run is not None and not run.is_leaving:
+    on_hand = _on_hand(fleet)
+    for model in fleet.queue.wanted:
+        if model in on_hand:
             continue
         needed = needs(fleet.config.models[model])
         if not _fits(needed, room):
@@ -172,8 +179,8 @@ def _first_without_room(fleet: Fleet) -> str | None:
 
 def _evictable(fleet: Fleet, model: str) -> list[Run]:
     """Never pinned, never one that an earlier ticket waits for, and no load that somebody waits for."""
-    wanted = list(fleet.wanted)
-    earlier = set(wanted[: wanted.index(model)])
+    wanted = fleet.queue.wanted
+    earlier = set(takewhile(lambda name: name != model, wanted))
     return [
         run
         for run in fleet.runs
@@ -200,8 +207,9 @@ def spawn(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     """Start what is wanted and fits, in queue order; who does not fit holds the resources it waits for."""
     room = dict(_minus(fleet.budget, fleet.runs))
     actions: list[Action] = []
-    for model in fleet.wanted:
-        if fleet.run_of(model) is not None:
+    runs = fleet.by_model()
+    for model in fleet.queue.wanted:
+        if model in runs:
             continue  # it is there, on its way, or still on its way out
         needed = needs(fleet.config.models[model])
         fits = _fits(needed, room)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 from typing import TYPE_CHECKING, NewType, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from supervisor.config.values import Config, Model
     from supervisor.errors import Failure, SupervisorError
@@ -74,6 +75,29 @@ class Ticket:
     since: float
 
 
+class Queue(tuple[Ticket, ...]):
+    """Who waits, in order of arrival. Which models they want is counted once per queue, not once per rule."""
+
+    @cached_property
+    def wanted(self) -> Mapping[str, int]:
+        """The models somebody waits for, in queue order, and how many do."""
+        counts: dict[str, int] = {}
+        for ticket in self:
+            counts[ticket.model] = counts.get(ticket.model, 0) + 1
+        return counts
+
+    def with_last(self, ticket: Ticket) -> Queue:
+        """The queue with one more at its end."""
+        queue = Queue((*self, ticket))
+        queue.__dict__["wanted"] = {**self.wanted, ticket.model: self.wanted.get(ticket.model, 0) + 1}
+        return queue
+
+    def without(self, gone: Iterable[TicketId]) -> Queue:
+        """The queue without these."""
+        left = frozenset(gone)
+        return Queue(ticket for ticket in self if ticket.id not in left)
+
+
 @dataclass(frozen=True, slots=True)
 class Breaker:
     """What a model's failures mean for its next start."""
@@ -92,7 +116,7 @@ class Fleet:
 
     config: Config
     runs: tuple[Run, ...] = ()
-    queue: tuple[Ticket, ...] = ()
+    queue: Queue = field(default_factory=Queue)
     failures: Mapping[str, Failure] = field(default_factory=dict)
     """The last failure of each model that has not become ready since."""
     breakers: Mapping[str, Breaker] = field(default_factory=dict)
@@ -103,15 +127,24 @@ class Fleet:
     def budget(self) -> Amounts:
         return {"models": self.config.server.max_loaded}
 
-    @property
-    def wanted(self) -> Iterator[str]:
-        """The models somebody waits for, in queue order, each once."""
-        return iter(dict.fromkeys(ticket.model for ticket in self.queue))
-
     def run_of(self, model: str) -> Run | None:
-        """The run that serves or will serve this model: the youngest that is not leaving, else a leaving one."""
-        runs = [run for run in self.runs if run.model.id == model]
-        return next((run for run in runs if not run.is_leaving), runs[-1] if runs else None)
+        """The run that serves or will serve this model: the one that is not leaving, else the youngest leaving one."""
+        found = None
+        for run in self.runs:
+            if run.model.id == model:
+                if not run.is_leaving:
+                    return run
+                found = run
+        return found
+
+    def by_model(self) -> Mapping[str, Run]:
+        """`run_of` every model that has one."""
+        found: dict[str, Run] = {}
+        for run in self.runs:
+            other = found.get(run.model.id)
+            if other is None or other.is_leaving:
+                found[run.model.id] = run
+        return found
 
     def with_run(self, run: Run) -> Fleet:
         """The same fleet with this run in the place of its former self."""

@@ -85,10 +85,20 @@ class Surroundings:
 
 
 def llama_command(
-    model: Model, around: Surroundings, *, binary: Path, catalogue: Catalogue | None, endpoint: Endpoint
+    model: Model,
+    around: Surroundings,
+    *,
+    binary: Path,
+    catalogue: Catalogue | None,
+    endpoint: Endpoint,
+    added: Mapping[str, Option] | None = None,
 ) -> Command:
-    """The command of a llama-server; `catalogue` None means a wrapper whose flags and protocol are unknown."""
-    options = {key: value for key, value in model_options(model, around).items() if key not in SECRETS}
+    """The command of a llama-server; `catalogue` None means a wrapper whose flags and protocol are unknown.
+
+    `added` are options of ours, in the place of the model's own.
+    """
+    options = {**model_options(model, around), **(added or {})}
+    options = {key: value for key, value in options.items() if key not in SECRETS}
     if not {"alias", "a"} & options.keys() and "," not in model.id:
         options["alias"] = model.id
     speaks_protocol = catalogue is not None

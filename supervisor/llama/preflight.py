@@ -39,7 +39,7 @@ from supervisor.llama.help_cache import HelpFailed, catalogue_of
 from supervisor.llama.warnings import ModelWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from supervisor.config.values import Model, Option
     from supervisor.llama.gguf import Header
@@ -131,6 +131,12 @@ class Inspector:
         parts = self._files.parts(options.get("model"))
         return tuple((str(path), *_identity(path)) for path in (*paths, *parts))
 
+    def weights(self, model: Model) -> tuple[Path, ...]:
+        """The files a start of this model reads as a whole, in the order it reads them."""
+        options = model_options(model, self.around)
+        first = [path for key in ("model", "mmproj") if key in options for path in paths_of(key, options[key])]
+        return tuple(dict.fromkeys((*first, *self._files.parts(options.get("model")))))
+
     def _binary(self, named: str | None) -> Path:
         """Searching takes 2 ms, which a swap need not pay again."""
         known = self._binaries.get(named)
@@ -193,8 +199,16 @@ class Inspector:
         return warnings
 
     async def _sees_no_gpu(self, model: Model, binary: Path) -> bool:
-        devices = await self._trials.devices(binary, {**child_environment(self.around), **model.env})
+        devices = await self.devices(model, binary)
         return devices is not None and not devices  # a binary that does not say so is not accused
+
+    async def devices(self, model: Model, binary: Path, *, none_for: float = trial.NONE_FOR) -> Sequence[str] | None:
+        """The devices this model's llama-server sees, a line each; None when it does not say.
+
+        That there is none is asked again after `none_for` seconds.
+        """
+        env = {**child_environment(self.around), **model.env}
+        return await self._trials.devices(binary, env, none_for=none_for)
 
 
 def _flag_problems(catalogue: Catalogue | None, options: dict[str, Option]) -> Iterator[Diagnosis]:

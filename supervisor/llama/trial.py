@@ -47,7 +47,9 @@ class Trials:
             self._verdicts[key] = None if returncode == 0 else _judged(returncode, lines)
         return self._verdicts[key]
 
-    async def devices(self, binary: Path, env: Mapping[str, str]) -> Sequence[str] | None:
+    async def devices(
+        self, binary: Path, env: Mapping[str, str], *, none_for: float = NONE_FOR
+    ) -> Sequence[str] | None:
         """The devices the binary can use beside the processor; None when it does not say.
 
         That there is none is believed for a while only: a driver may come late.
@@ -55,7 +57,7 @@ class Trials:
         key = (str(binary), *sorted(f"{name}={value}" for name, value in env.items()))
         async with self._asking:  # who comes second must not take a question for an answer
             known = self._devices.get(key)
-            if known is None or (not known[1] and anyio.current_time() - known[0] >= NONE_FOR):
+            if known is None or (not known[1] and anyio.current_time() - known[0] >= none_for):
                 known = self._devices[key] = (anyio.current_time(), await _devices(binary, env))
         return known[1]
 

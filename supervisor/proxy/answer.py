@@ -8,58 +8,52 @@ from supervisor.proxy.dialects import Dialect, error_event, error_response
 from supervisor.proxy.heads import header
 
 if TYPE_CHECKING:
-    from starlette.types import Scope, Send
-
     from supervisor.errors import SupervisorError
+    from supervisor.proxy.client import Client
     from supervisor.proxy.upstream import Headers
 
 
 class Answer:
     """An answer under way. Once a stream has begun, errors are its last event instead of a status."""
 
-    __slots__ = ("_is_open_to_browsers", "_scope", "dialect", "is_stream", "send")
+    __slots__ = ("_is_open_to_browsers", "client", "dialect", "is_stream")
 
-    def __init__(self, scope: Scope, send: Send, dialect: Dialect, *, is_open_to_browsers: bool = False) -> None:
-        self._scope = scope
-        self.send = send
-        """The client itself, for the pieces of a body that has begun."""
+    def __init__(self, client: Client, dialect: Dialect, *, is_open_to_browsers: bool = False) -> None:
+        self.client = client
         self._is_open_to_browsers = is_open_to_browsers
         self.dialect = dialect
         self.is_stream = False
-        """Whether the head of an event stream has gone out."""
+        """Whether it is an event stream, to which an event can be added."""
 
-    async def begin(self, status: int, headers: Headers, *, is_stream: bool) -> None:
+    def begin(self, status: int, headers: Headers, *, is_stream: bool) -> None:
         """Send the head, unless comments have gone before."""
-        if not self.is_stream:
-            self.is_stream = is_stream
-            headers = [*headers, *self._cors()]
-            await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        if not self.client.has_begun:
+            self.is_stream = is_stream and header(headers, b"content-length") is None
+            self.client.begin(status, [*headers, *self._cors()])
 
-    async def body(self, chunk: bytes, *, more: bool) -> None:
-        """Send a piece of the body."""
-        await self.send({"type": "http.response.body", "body": chunk, "more_body": more})
-
-    async def comment(self, text: str) -> None:
+    def comment(self, text: str) -> None:
         """Tell a waiting stream how things go, in a form that every client ignores."""
         headers = [
             (b"content-type", b"text/event-stream"),
             (b"cache-control", b"no-cache"),
             (b"x-accel-buffering", b"no"),
         ]
-        await self.begin(200, headers, is_stream=True)
-        await self.body(f": {text}\n\n".encode(), more=True)
+        self.begin(200, headers, is_stream=True)
+        self.client.write(f": {text}\n\n".encode())
 
-    async def fail(self, error: SupervisorError) -> None:
-        """End with an error: a status if nothing has been sent, else an event of the stream."""
+    def fail(self, error: SupervisorError) -> None:
+        """End with an error: a status if nothing has been sent, an event of a stream, else by cutting the answer."""
         if self.is_stream:
-            await self.body(b"\n\n" + error_event(error, self.dialect), more=False)
-            return
-        accept = header(self._scope["headers"], b"accept") or b""
-        status, headers, body = error_response(error, self.dialect, accept)
-        await self.send({"type": "http.response.start", "status": status, "headers": [*headers, *self._cors()]})
-        await self.body(body, more=False)
+            self.client.finish(b"\n\n" + error_event(error, self.dialect))
+        elif self.client.has_begun:
+            self.client.cut()
+        else:
+            accept = header(self.client.headers, b"accept") or b""
+            status, headers, body = error_response(error, self.dialect, accept)
+            self.begin(status, headers, is_stream=False)
+            self.client.finish(body)
 
     def _cors(self) -> Headers:
         """Pages of other sites may ask models; what only the owner may do is not for them to read."""
-        is_cross_origin = self._is_open_to_browsers and header(self._scope["headers"], b"origin") is not None
+        is_cross_origin = self._is_open_to_browsers and header(self.client.headers, b"origin") is not None
         return [(b"access-control-allow-origin", b"*")] if is_cross_origin else []

@@ -45,25 +45,29 @@ def request_head(method: bytes, target: bytes, headers: Iterable[tuple[bytes, by
     return b"".join(lines)
 
 
-def response_headers(status: int, headers: Headers) -> Headers:
+def response_headers(status: int, headers: Headers, *, is_stream: bool) -> Headers:
     """The child's headers as the client gets them."""
     dropped = _named_by_connection(headers)
     if status in {204, 304}:
         dropped |= {b"content-length"}  # of the body that is not sent
     kept = [pair for pair in headers if pair[0] not in _NOT_RETURNED and pair[0] not in dropped]
-    if is_event_stream(headers):
+    if is_stream:
         kept.append((b"x-accel-buffering", b"no"))  # nginx in front of us would hold tokens back
     return kept
 
 
 def is_event_stream(headers: Headers) -> bool:
     """Whether the body is a stream of server-sent events."""
-    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
+    kind = header(headers, b"content-type")
+    return kind is not None and kind.startswith(b"text/event-stream")
 
 
 def header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
     """The first value of a header, its name in lower case."""
-    return next((value for name, value in headers if name == wanted), None)
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return None
 
 
 def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:

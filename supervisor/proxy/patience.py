@@ -22,7 +22,7 @@ async def patient_lease(pool: Pool, model: str, answer: Answer) -> Lease:
     waiting = asyncio.ensure_future(pool.lease(model))
     try:
         while not (await asyncio.wait({waiting}, timeout=pause))[0]:
-            await answer.comment(news(pool, model))
+            answer.comment(news(pool, model))
             pause = min(pause, LONGEST_SILENCE) or LONGEST_SILENCE
         return waiting.result()
     except asyncio.CancelledError:
@@ -37,7 +37,7 @@ def news(pool: Pool, model: str) -> str:
         return f"loading {model} {live.child.progress.fraction:.0%}"
     if live is not None:
         return f"loading {model}"
-    ahead = {ticket.model for ticket in pool.fleet.queue} - {model}
+    ahead = pool.fleet.queue.wanted.keys() - {model}
     return f"waiting for {model}, {len(ahead)} other models are wanted"
 
 
@@ -46,4 +46,4 @@ async def _give_up(waiting: asyncio.Task[Lease]) -> None:
     waiting.cancel()
     (result,) = await asyncio.gather(waiting, return_exceptions=True)
     if not isinstance(result, BaseException):
-        result.__exit__()
+        result.give_back()

@@ -7,7 +7,7 @@ message, a body may be delimited by the end of the connection, and a killed peer
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
@@ -19,22 +19,38 @@ if TYPE_CHECKING:
 
 Headers = list[tuple[bytes, bytes]]
 
+JOINED_BYTES = 64 * 1024
+"""Up to this size a body is copied behind its head rather than written by itself."""
+_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+
 IDLE_SECONDS = 4.0
 """llama-server closes idle connections after 5 s; ours go first, so that no request meets a closing one."""
-HIGH_WATER = 256 * 1024
-"""Bytes that may wait for a slow client before the child is no longer read."""
 
 
-class UpstreamBroken(Exception):
-    """Raised when a connection ended before the response did; `started` tells whether its head had come."""
+class Receiver(Protocol):
+    """Who hears what a child answers, in this order: a head, pieces, the end; or that it will not come to that."""
 
-    def __init__(self, *, started: bool) -> None:
-        super().__init__("the child closed the connection before the end of its response")
-        self.started = started
+    def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> None:
+        """Status and headers, their names in lower case; alone if nothing of the body came with them."""
+
+    def piece_came(self, piece: bytes) -> None:
+        """What has come of the body since the last call, at least one byte."""
+
+    def ended(self) -> None:
+        """The response is whole."""
+
+    def broke(self, *, started: bool) -> None:
+        """The connection ended before the response did; `started` tells whether its head had come."""
+
+    def child_lags(self) -> None:
+        """More of the request has been written than the child takes in."""
+
+    def child_keeps_up(self) -> None:
+        """The child takes in more again."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection, one exchange at a time: `send`, then `head`, then `read` until it gives None."""
+    """One connection to a child, one exchange at a time."""
 
     def __init__(self) -> None:
         self.used_at = 0.0
@@ -43,81 +59,88 @@ class Connection(asyncio.Protocol):
         """Whether the end of the body is the end of the connection."""
         self.has_served = False
         """Whether an earlier exchange used it: only then may its sudden end be mere bad timing."""
-        self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[None] | None = None
-        self._method = b""
+        self._receiver: Receiver | None = None
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # httptools calls it for every chunk: a frame of ours each time would tell
+        self._is_complete = True
+        self._is_sent = True
+        self._may_be_kept = True
 
     # The exchange.
 
-    def send(self, method: bytes, head: bytes, body: bytes) -> None:
-        """Begin an exchange."""
+    def send(self, receiver: Receiver, method: bytes, head: bytes, body: bytes = b"", *, is_whole: bool = True) -> None:
+        """Begin an exchange; a body that is not whole goes on with `send_more`."""
+        self._receiver = receiver
         self._parser = httptools.HttpResponseParser(self)
         self._method = method
         self._status = 0
         self._headers: Headers = []
-        self._chunks: list[bytes] = []
-        self._buffered = 0
-        self._is_paused = False
-        self._is_started = False
+        self._pieces.clear()
+        self._has_head = False
+        self._has_told_head = False
         self._is_complete = False
+        self._is_sent = is_whole
         self.ends_with_connection = False
         self._may_be_kept = False
-        self._transport.write(head + body if len(body) < HIGH_WATER else head)
-        if len(body) >= HIGH_WATER:
+        if len(body) < JOINED_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
             self._transport.write(body)
 
-    async def head(self) -> tuple[int, Headers]:
-        """Status and headers of the response; raises `UpstreamBroken`."""
-        while not self._is_started:
-            if self.is_closed:
-                raise UpstreamBroken(started=False)
-            await self._wait()
-        return self._status, self._headers
+    def send_more(self, piece: bytes, *, is_last: bool) -> None:
+        """Go on with a request's body."""
+        if piece and not self.is_closed:
+            self._transport.write(piece)
+        self._is_sent = is_last
 
-    async def read(self) -> bytes | None:
-        """What has come of the body since the last call, at least one byte; None after its end.
+    def pause(self) -> None:
+        """Read no more of the response for now; the child will wait."""
+        if not self.is_closed:
+            self._transport.pause_reading()
 
-        Raises `UpstreamBroken`.
-        """
-        while not self._chunks:
-            if self._is_complete:
-                return None
-            if self.is_closed:
-                raise UpstreamBroken(started=True)
-            await self._wait()
-        chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._buffered = 0
-        if self._is_paused and not self.is_closed:
-            self._is_paused = False
+    def resume(self) -> None:
+        """Read on."""
+        if not self.is_closed:
             self._transport.resume_reading()
-        return chunk
-
-    @property
-    def is_drained(self) -> bool:
-        """Whether everything of the response has been read."""
-        return self._is_complete and not self._chunks
 
     @property
     def can_be_reused(self) -> bool:
-        return self.is_drained and self._may_be_kept and not self.is_closed
+        return self._is_complete and self._is_sent and self._may_be_kept and not self._transport.is_closing()
+
+    def abandon(self) -> None:
+        """End the connection, and with it what the child still does for it; the receiver hears no more of it."""
+        self._receiver = None
+        self.close()
+
+    def rest(self, now: float) -> None:
+        """Wait for the next exchange; the receiver of the last one hears no more, even of what has come already."""
+        self._receiver = None
+        self.has_served = True
+        self.used_at = now
+        self.resume()  # a client that was slow at the end may have paused it
 
     def close(self) -> None:
-        """End the connection, and with it what the child still does for it."""
+        """End the connection; a receiver that still waits hears that it broke."""
         self.ends_with_connection = False  # an end of our making is nobody's end of a body
         if not self.is_closed:
             self._transport.abort()
 
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def _tell(self) -> None:
+        """Pass on what the parser has found, as long as somebody wants it."""
+        receiver = self._receiver
+        if receiver is None:
+            return
+        if self._has_head and not self._has_told_head:
+            self._has_told_head = True
+            receiver.head_came(self._status, self._headers, is_alone=not self._pieces and not self._is_complete)
+        if self._pieces and self._receiver is receiver:
+            piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self._pieces.clear()
+            receiver.piece_came(piece)
+        if self._is_complete and self._receiver is receiver:
+            self._receiver = None
+            receiver.ended()
 
     # asyncio.Protocol
 
@@ -125,22 +148,33 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by name
 
     def data_received(self, data: bytes) -> None:
-        if not self._method or self._is_complete:
+        if self._is_complete:
             self.close()  # bytes that nobody asked for: whatever this is, the next response would be wrong
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError):
             self.close()
-        except httptools.HttpParserError:
-            self.close()
-        self._wake()
+        self._tell()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
-        if self._method and self._is_started and self.ends_with_connection and exc is None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is None:
+            return
+        if self._has_told_head and self.ends_with_connection and exc is None:
             self._is_complete = True
-        self._wake()
+            receiver.ended()
+        else:
+            receiver.broke(started=self._has_told_head)
+
+    def pause_writing(self) -> None:
+        if self._receiver is not None:
+            self._receiver.child_lags()
+
+    def resume_writing(self) -> None:
+        if self._receiver is not None:
+            self._receiver.child_keeps_up()
 
     # httptools
 
@@ -149,7 +183,7 @@ class Connection(asyncio.Protocol):
             raise ValueError("a response nobody asked for")  # httptools makes it an error of the parser
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_started:  # else a trailer
+        if not self._has_head:  # else a trailer
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -158,16 +192,9 @@ class Connection(asyncio.Protocol):
             return
         names = {name for name, _ in self._headers}
         bodiless = self._method == b"HEAD" or self._status in {204, 304}
-        self.ends_with_connection = not bodiless and not names & {b"content-length", b"transfer-encoding"}
+        self.ends_with_connection = not bodiless and not names & _FRAMING
         self._is_complete = bodiless
-        self._is_started = True
-
-    def on_body(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
-        self._buffered += len(chunk)
-        if self._buffered > HIGH_WATER and not self._is_paused:
-            self._is_paused = True
-            self._transport.pause_reading()
+        self._has_head = True
 
     def on_message_complete(self) -> None:
         if self._status < 200:
@@ -188,33 +215,37 @@ class Upstream:
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
 
-    async def acquire(self, *, fresh: bool = False) -> Connection:
-        """An idle connection, the most recently used first, or a new one.
-
-        Raises `UpstreamUnreachable`.
-        """
-        if self._is_closed:
-            raise UpstreamUnreachable(f"{self.endpoint} is being stopped")
+    def take_idle(self) -> Connection | None:
+        """A connection that is open already, the most recently used first."""
         oldest = self._loop.time() - IDLE_SECONDS
-        while self._idle and not fresh:
+        while self._idle:
             connection = self._idle.pop()
-            if connection.used_at > oldest and not connection.is_closed:
+            if connection.used_at > oldest and connection.can_be_reused:
                 self._busy.add(connection)
                 return connection
             connection.close()
+        return None
+
+    async def connect(self) -> Connection:
+        """A new connection; raises `UpstreamUnreachable`."""
+        self._check_open()
         connection = await self._connect()
+        try:
+            self._check_open()
+        except UpstreamUnreachable:
+            connection.abandon()
+            raise
         self._busy.add(connection)
         return connection
 
     def release(self, connection: Connection) -> None:
         """Give a connection back after its exchange; one whose response was not read to its end is closed."""
         self._busy.discard(connection)
-        if connection.can_be_reused:
-            connection.has_served = True
-            connection.used_at = self._loop.time()
+        if connection.can_be_reused and not self._is_closed:
+            connection.rest(self._loop.time())
             self._idle.append(connection)
         else:
-            connection.close()
+            connection.abandon()
 
     def close(self) -> None:
         """Close every connection; exchanges under way break."""
@@ -222,6 +253,10 @@ class Upstream:
         for connection in (*self._idle, *self._busy):
             connection.close()
         self._idle.clear()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise UpstreamUnreachable(f"{self.endpoint} is being stopped")
 
     async def _connect(self) -> Connection:
         make: Callable[[], Connection] = Connection

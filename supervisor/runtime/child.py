@@ -14,6 +14,7 @@ import anyio
 from supervisor.llama import protocol
 from supervisor.llama.diagnosis import End
 from supervisor.runtime.health import poll_until_healthy
+from supervisor.runtime.load_report import LoadClock
 from supervisor.runtime.logs import LineSplitter
 from supervisor.runtime.oom import oom_kills
 from supervisor.runtime.process import Process
@@ -55,6 +56,7 @@ class Child:
         self.pid: int | None = None
         self.progress: protocol.Progress | None = None
         self.is_ready = False
+        self.clock = LoadClock(time.monotonic())
         self.tokens_per_second: float | None = None
         """Of the last answer, as the child logs it."""
         self._check_endpoint = check_endpoint
@@ -164,6 +166,7 @@ class Child:
 
     def _output(self, stream: str, chunk: bytes) -> None:
         self._activity += 1
+        self.clock.spoke(time.monotonic())
         self._splitters[stream].feed(chunk)
 
     def _line(self, stream: str, text: str) -> None:
@@ -180,6 +183,7 @@ class Child:
         match message:
             case protocol.Progress():
                 self.progress = message
+                self.clock.progressed(message.fraction, time.monotonic())
             case protocol.Ready(model):
                 self._ready(model)
             case protocol.Sleeping():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import logging
 import socket
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,35 +13,46 @@ import anyio.to_thread
 from supervisor.config.secrets import Redactor
 from supervisor.config.values import Transport
 from supervisor.llama.command import Command, llama_command, raw_command
-from supervisor.llama.diagnosis import Diagnosis, End, diagnose, first_known, found, report
+from supervisor.llama.diagnosis import Diagnosis, End, diagnose, found, report
 from supervisor.llama.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
-from supervisor.llama.warnings import ModelWarning, warning_in
 from supervisor.runtime.child import Child
+from supervisor.runtime.hearing import became_ready, listen, load_report
 from supervisor.runtime.ports import listener_of
 from supervisor.runtime.stall import watch_for_stalls
+from supervisor.runtime.tuning import Tuner
+from supervisor.runtime.warming import Warmer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
-    from supervisor.config.values import Config, Model
+    from supervisor.config.values import Config, Model, Option
     from supervisor.errors import Failure
     from supervisor.llama.command import Surroundings
     from supervisor.llama.preflight import Fingerprint, Inspection, Inspector
     from supervisor.runtime.live import LiveRun
     from supervisor.runtime.logs import Logs
+    from supervisor.runtime.tuning import Tuning
+
+logger = logging.getLogger("supervisor.launcher")
 
 MUTE_RETRIES = 3
 """How often a start that was refused without a word is tried again to hear the reason; 20 to 60 ms each."""
-
-_LEVEL = re.compile(r"[\d.]+ ([DIWE]) ")
-WEDGED = frozenset({"gpu_error", "wake_failed"})
-"""Causes after which a child still calls itself healthy but serves nothing any more."""
 
 
 class Launcher:
     """Starts children, and explains why one could not start or did not stay."""
 
-    def __init__(self, config: Config, around: Surroundings, *, inspector: Inspector, logs: Logs) -> None:
+    def __init__(
+        self,
+        config: Config,
+        around: Surroundings,
+        *,
+        inspector: Inspector,
+        logs: Logs,
+        cache_dir: Path | None = None,
+    ) -> None:
+        """What starts teach is kept in `cache_dir`, if there is one."""
         self.inspections: dict[str, Inspection] = {}
         """What the last look at each model found."""
         self.logs = logs
@@ -50,6 +60,10 @@ class Launcher:
         self._around = around
         self._inspector = inspector
         self._redact = Redactor.of(config)
+        self._tuner = Tuner(inspector, cache_dir)
+        self._warmer = Warmer(inspector)
+        self._running: dict[int, Model] = {}
+        """The models of children that live, by run."""
 
     async def check(self, model: Model) -> Failure | None:
         """What is wrong with this model, as far as can be known without loading it."""
@@ -73,19 +87,69 @@ class Launcher:
             return failure
         for warning in inspection.warnings:
             live.warn(warning)
-        command = self.command(model, inspection, run=live.id)
-        end = await self._run_child(live, command, on_ready)
+        command, end = await self._attempts(live, inspection, on_ready)
+        diagnosis = await self._diagnosed(model, command, end)
+        return report(model.id, diagnosis, end=end, command=command.shown, binary=_binary(inspection))
+
+    def expect(self, model: Model | None) -> None:
+        """This model will be run as soon as there is room; None: no model will."""
+        self._warmer.expect(model)
+
+    async def _attempts(
+        self, live: LiveRun, inspection: Inspection, on_ready: Callable[[], None]
+    ) -> tuple[Command, End]:
+        """A start; another without our shortcut if that failed, and others if it failed without a word."""
+        tuning = await self._tuner.tuning(live.model, inspection, beside=tuple(self._running.values()))
+        command, end = await self._attempt(live, inspection, tuning, on_ready)
+        if tuning.skips_fit and end.phase == "loading":
+            logger.info("%s did not start with `--fit off` as it did before; trying without", live.model.id)
+            self._tuner.forget(tuning)
+            tuning = await self._tuner.tuning(live.model, inspection, beside=tuple(self._running.values()))
+            command, end = await self._attempt(live, inspection, tuning, on_ready)
         for _ in range(MUTE_RETRIES):
             if not end.is_mute:
                 break
             # Some builds lose every error line in 1 of 30 failing starts, on a busy machine more: ask again.
-            command = self.command(model, inspection, run=live.id)
-            end = await self._run_child(live, command, on_ready)
-        diagnosis = await self._diagnosed(model, command, end)
-        return report(model.id, diagnosis, end=end, command=command.shown, binary=_binary(inspection))
+            command, end = await self._attempt(live, inspection, tuning, on_ready)
+        return command, end
 
-    def command(self, model: Model, inspection: Inspection, *, run: int) -> Command:
-        """The command line of a run of this model."""
+    async def _attempt(
+        self, live: LiveRun, inspection: Inspection, tuning: Tuning, on_ready: Callable[[], None]
+    ) -> tuple[Command, End]:
+        """One child, from its spawn to its end; its files are read ahead, and what it teaches is kept."""
+        command = self.command(live.model, inspection, run=live.id, added=tuning.options)
+        prefetch = self._warmer.claim(live.model)
+        if prefetch is not None and tuning.options.get("load-mode") == "dio":
+            prefetch.stop()  # it would read what the child reads past the cache
+        is_ready = anyio.Event()
+
+        def ready(payload: Mapping[str, object]) -> None:
+            became_ready(live, payload, load_report(live, payload, tuning, prefetch))
+            on_ready()
+            is_ready.set()
+
+        self._running[live.id] = live.model
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(watch_for_stalls, live)
+                tasks.start_soon(self._learn, live, tuning, inspection.binary, is_ready)
+                end = await self._run_child(live, command, ready)
+                tasks.cancel_scope.cancel()
+            return command, end
+        finally:
+            del self._running[live.id]
+            if prefetch is not None:
+                prefetch.stop()
+
+    async def _learn(self, live: LiveRun, tuning: Tuning, binary: Path | None, is_ready: anyio.Event) -> None:
+        await is_ready.wait()
+        if binary is not None:
+            await self._tuner.learn(live, tuning, binary)
+
+    def command(
+        self, model: Model, inspection: Inspection, *, run: int, added: Mapping[str, Option] | None = None
+    ) -> Command:
+        """The command line of a run of this model, with what we add to this start."""
         if model.cmd:
             command = raw_command(model, self._around, endpoint=TcpEndpoint(free_port()))
         else:
@@ -96,6 +160,7 @@ class Launcher:
                 binary=inspection.binary,
                 catalogue=inspection.catalogue,
                 endpoint=self._endpoint(model, run),
+                added=added,
             )
         return replace(command, redact=self._redact)
 
@@ -103,7 +168,9 @@ class Launcher:
         """The report of a run that ended by a fault of ours."""
         return report(live.model.id, found("internal_error", detail=f"{type(exc).__name__}: {exc}"))
 
-    async def _run_child(self, live: LiveRun, command: Command, on_ready: Callable[[], None]) -> End:
+    async def _run_child(
+        self, live: LiveRun, command: Command, on_ready: Callable[[Mapping[str, object]], None]
+    ) -> End:
         model = live.model
         live.child = Child(
             command,
@@ -113,16 +180,12 @@ class Launcher:
             stop_timeout=self._config.server.stop_timeout,
             redact=self._redact,
             log=self.logs.writer(model.id, live.id),
-            on_line=lambda text: _listen(live, text),
-            on_ready=lambda payload: _ready(live, payload, on_ready),
+            on_line=lambda text: listen(live, text),
+            on_ready=on_ready,
         )
         live.endpoint = command.endpoint
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(watch_for_stalls, live)
-                end = await _ended(live.child)
-                tasks.cancel_scope.cancel()
-            return end
+            return await _ended(live.child)
         finally:
             _unlink(command.endpoint)
 
@@ -163,45 +226,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _listen(live: LiveRun, text: str) -> None:
-    """Hear warnings, and device errors after which a child answers every request with an error.
-
-    Once it serves, what clients wrote may stand in any line but its own warnings and errors.
-    """
-    is_serving = live.child is not None and live.child.is_ready
-    level = _LEVEL.match(text)
-    if is_serving and (level is None or level[1] in "DI"):
-        return
-    if warning := warning_in(text):
-        live.warn(warning)
-    if is_serving and level and level[1] == "E" and live.child:
-        known = first_known((text,), serving=True)
-        if known and known.cause in WEDGED:
-            live.child.put_down()
-
-
-def _ready(live: LiveRun, payload: Mapping[str, object], on_ready: Callable[[], None]) -> None:
-    live.became_ready(payload, time.monotonic())
-    if shrunk := _shrunk_context(live.model, payload):
-        live.warn(shrunk)
-    on_ready()
-
-
-def _shrunk_context(model: Model, payload: Mapping[str, object]) -> ModelWarning | None:
-    """Whether the whole context asked for came down to less in one slot than one slot alone should have."""
-    asked, slots, meta = model.options.get("ctx-size"), model.options.get("parallel"), payload.get("meta")
-    given = meta.get("n_ctx") if isinstance(meta, dict) else None
-    if not isinstance(asked, int) or not isinstance(given, int) or asked <= 0:
-        return None
-    share = asked // slots if isinstance(slots, int) and slots > 0 and not model.options.get("kv-unified") else asked
-    if given >= share:
-        return None
-    message = f"a request gets a context of {given} tokens, not the {share} that `ctx-size` asks for"
-    return ModelWarning(
-        "context_reduced", message, "the model was trained for less, or memory is short: lower `ctx-size`"
-    )
 
 
 def _combined(inspection: Inspection) -> Diagnosis:

@@ -11,13 +11,17 @@ if TYPE_CHECKING:
 
 
 class Lease:
-    """A counted hold on a run, given back on leaving its `with` block."""
+    """A counted hold on a run, given back by hand or on leaving its `with` block."""
 
     __slots__ = ("_give_back", "run")
 
     def __init__(self, run: LiveRun, give_back: Callable[[LiveRun], None]) -> None:
         self.run = run
         self._give_back = give_back
+
+    def give_back(self) -> None:
+        """End the hold; once."""
+        self._give_back(self.run)
 
     def __enter__(self) -> LiveRun:
         return self.run

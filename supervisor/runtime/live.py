@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from supervisor.llama.endpoint import Endpoint
     from supervisor.llama.warnings import ModelWarning
     from supervisor.runtime.child import Child
+    from supervisor.runtime.load_report import LoadReport
 
 logger = logging.getLogger("supervisor.live")
 
@@ -38,7 +39,9 @@ class LiveRun:
         "id",
         "is_cut_by_shutdown",
         "leases",
+        "load",
         "model",
+        "offloaded",
         "ready_payload",
         "ready_seconds",
         "scope",
@@ -65,6 +68,10 @@ class LiveRun:
         """What the child says of its model once it is ready."""
         self.ready_seconds: float | None = None
         """How long the start took."""
+        self.load: LoadReport | None = None
+        """What the phases of its start cost."""
+        self.offloaded: tuple[int, int] | None = None
+        """How many of how many layers went to the GPU, where the child tells."""
         self.warnings: dict[str, ModelWarning] = {}
         """What runs otherwise than it was meant to, by message."""
         self.failure: Failure | None = None
@@ -99,9 +106,10 @@ class LiveRun:
             logger.warning("%s: %s; hint: %s", self.model.id, warning.message, warning.hint)
             self.warnings[warning.message] = warning
 
-    def became_ready(self, payload: Mapping[str, object], now: float) -> None:
+    def became_ready(self, payload: Mapping[str, object], load: LoadReport, now: float) -> None:
         """The child serves."""
         self.ready_payload = payload
+        self.load = load
         self.ready_seconds = now - self.started_at
         self.used_at = now
 

@@ -27,6 +27,7 @@ from supervisor.fleet.values import (
     Fleet,
     Grant,
     Phase,
+    Reason,
     Refuse,
     Released,
     Requested,
@@ -105,12 +106,17 @@ class Pool:
 
         Raises a `SupervisorError`: the model failed, does not fit, the queue is full, we are closing.
         """
+        lease = self.lease_at_once(model)
+        return Lease(await self._wait(model), self._release) if lease is None else lease
+
+    def lease_at_once(self, model: str) -> Lease | None:
+        """Hold on to a run that is ready and takes another request; None if one would have to wait."""
         run = self._open.get(model)
-        if run is not None and (run.slots is None or run.leases < run.slots):
-            run.leases += 1
-            run.used_at = self._clock()
-            return Lease(run, self._release)
-        return Lease(await self._wait(model), self._release)
+        if run is None or (run.slots is not None and run.leases >= run.slots):
+            return None
+        run.leases += 1
+        run.used_at = self._clock()
+        return Lease(run, self._release)
 
     def look(self, model: str) -> Lease:
         """Hold on to a model that is loaded without using it: neither waits nor keeps the model from being idle.
@@ -175,6 +181,7 @@ class Pool:
         for action in actions:
             self._perform(action)
         self._reopen(now)
+        self._expect()
         self._arm(now)
         self._changed.set()
         self._changed = asyncio.Event()
@@ -202,13 +209,21 @@ class Pool:
     def _reopen(self, now: float) -> None:
         """Once somebody has waited for `max_wait`, only the planner lets others through; pinned runs give no room."""
         queue = self.fleet.queue
-        waiting = {ticket.model for ticket in queue}
+        waiting = queue.wanted
         overdue = bool(queue) and now - queue[0].since > self.config.server.max_wait
         self._open = {
             run.model.id: self._runs[run.id]
             for run in self.fleet.runs
             if run.is_open and run.model.id not in waiting and (run.model.pinned or not overdue)
         }
+
+    def _expect(self) -> None:
+        """While somebody is told to leave, what it makes room for may be prepared."""
+        fleet = self.fleet
+        is_swapping = any(run.retiring is Reason.EVICTED for run in fleet.runs)
+        cold = (name for name in fleet.queue.wanted if (run := fleet.run_of(name)) is None or run.is_leaving)
+        coming = next(cold, None) if is_swapping else None
+        self._launcher.expect(self.config.models[coming] if coming else None)
 
     def _arm(self, now: float) -> None:
         self._cancel_timer()
@@ -289,7 +304,7 @@ class Pool:
             live.end(failure)
 
     def _became_ready(self, live: LiveRun) -> None:
-        logger.info("%s is ready after %.2f s (run %s, pid %s)", live.model.id, live.ready_seconds, live.id, live.pid)
+        logger.info("%s is ready after %s (run %s, pid %s)", live.model.id, live.load, live.id, live.pid)
         self._step(BecameReady(live.id))
 
     def _checked(self, model: Model, failure: Failure | None) -> None:

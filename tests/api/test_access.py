@@ -9,9 +9,9 @@ from supervisor.config.values import Management
 from supervisor.errors import Forbidden
 
 
-def allowed(rule: Management, client: tuple[str, int] | None, *headers: tuple[bytes, bytes]) -> bool:
+def allowed(rule: Management, address: tuple[str, int] | None, *headers: tuple[bytes, bytes]) -> bool:
     try:
-        require_management({"client": client, "headers": list(headers)}, rule)
+        require_management(headers, address, rule)
     except Forbidden:
         return False
     return True

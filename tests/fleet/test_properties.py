@@ -96,7 +96,7 @@ class World(RuleBasedStateMachine):
     def request(self, model: str) -> None:
         """On the hot path a request is not the planner's business."""
         run = self.fleet.run_of(model)
-        if run and run.is_open and not run.is_full and model not in self.fleet.wanted:
+        if run and run.is_open and not run.is_full and model not in self.fleet.queue.wanted:
             self.children[run.id].leases += 1
             self.children[run.id].used_at = self.now
             self.fleet = self.recounted()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import resource
 import socket
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import anyio
 import httpx
@@ -19,7 +21,6 @@ from tests.conftest import DEADLINE, ROOT, RunningService, eventually, running_s
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-    from pathlib import Path
 
     Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -86,6 +87,89 @@ def post(path: str, body: bytes, **headers: str) -> bytes:
     lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n{''.join(lines)}\r\n"
     return head.encode() + body
+
+
+class Wire:
+    """The transport of a connection that exists in the test only: it remembers what was done to it."""
+
+    def __init__(self, protocol: asyncio.Protocol | None = None) -> None:
+        self._protocol = protocol
+        self.written = b""
+        self.is_paused = False
+        """Whether reading is."""
+        self.is_closed = False
+
+    def get_extra_info(self, name: str) -> Any:
+        return ("127.0.0.1", 5) if name == "peername" else None
+
+    def write(self, data: bytes) -> None:
+        if not self.is_closed:
+            self.written += data
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def is_reading(self) -> bool:
+        return not self.is_paused and not self.is_closed
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+
+    def close(self) -> None:
+        if not self.is_closed:
+            self.is_closed = True
+            if self._protocol is not None:
+                asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+
+    abort = close
+
+
+@dataclass
+class RawAnswer:
+    """An answer as it was on the wire, its body without the marks of its framing."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        error: dict[str, Any] = self.json()["error"]
+        return error
+
+
+def read_answer(file: BinaryIO, *, method: str = "GET") -> RawAnswer:
+    """The next answer on a connection; one without a length is everything up to the end."""
+    line = file.readline()
+    assert line.startswith(b"HTTP/1.1 "), line + file.read()
+    headers: dict[str, str] = {}
+    while (each := file.readline().decode("latin-1").rstrip("\r\n")) != "":
+        name, _, value = each.partition(": ")
+        headers[name] = value
+    status = int(line.split()[1])
+    if method == "HEAD" or status in {204, 304} or status < 200:
+        return RawAnswer(status, headers, b"")
+    if "content-length" in headers:
+        return RawAnswer(status, headers, file.read(int(headers["content-length"])))
+    if headers.get("transfer-encoding") == "chunked":
+        body = b""
+        while size := int(file.readline(), 16):
+            body += file.read(size)
+            assert file.readline() == b"\r\n"
+        assert file.readline() == b"\r\n"
+        return RawAnswer(status, headers, body)
+    return RawAnswer(status, headers, file.read())
+
+
+def rss(pid: int) -> int:
+    """Bytes of memory a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 @pytest.fixture(scope="module")

@@ -1,72 +1,17 @@
-"""A request's body, and the model it names."""
+"""The model that a request's body names."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
-import anyio
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from supervisor.errors import BodyTooLarge, InvalidRequest
-from supervisor.proxy.bodies import ClientGone, head_of_json, model_in_form, read_body
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
-    from starlette.types import Message
-
-    Receive = Callable[[], Coroutine[None, None, Message]]
+from supervisor.errors import InvalidRequest
+from supervisor.proxy.bodies import head_of_json, model_in_form
 
 FORM = b"multipart/form-data; boundary=B"
-
-
-def client(*messages: Message) -> Receive:
-    """A client that sends these, and must not be asked for more."""
-    rest = iter(messages)
-
-    async def receive() -> Message:
-        return next(rest)
-
-    return receive
-
-
-def part(body: bytes, *, more: bool = False) -> Message:
-    return {"type": "http.request", "body": body, "more_body": more}
-
-
-def read(receive: Receive, *, limit: int, headers: list[tuple[bytes, bytes]] | None = None) -> bytes:
-    return anyio.run(read_body, {"headers": headers or []}, receive, limit)
-
-
-# Reading.
-
-
-def test_parts_are_joined() -> None:
-    """A body that comes in pieces is one body, and the limit is the last size allowed."""
-    receive = client(part(b"ab", more=True), part(b"", more=True), part(b"cd", more=True), part(b""))
-
-    assert read(receive, limit=4) == b"abcd"
-
-
-def test_announced_length_is_enough() -> None:
-    """Who announces too much is refused before a byte is read."""
-    with pytest.raises(BodyTooLarge, match="5 bytes or more; at most 4"):
-        read(client(), limit=4, headers=[(b"content-length", b"5")])
-
-
-def test_counted_length() -> None:
-    """Who announces nothing is refused as soon as too much has come, not at the end."""
-    with pytest.raises(BodyTooLarge):
-        read(client(part(b"abc", more=True), part(b"de", more=True)), limit=4)
-
-
-def test_client_gone_meanwhile() -> None:
-    """Half a body is never taken for a whole one."""
-    with pytest.raises(ClientGone):
-        read(client(part(b"{", more=True), {"type": "http.disconnect"}), limit=4)
 
 
 # JSON.
@@ -224,6 +169,19 @@ def test_no_form(content_type: bytes) -> None:
     """What does not call itself a form with a boundary is the client's mistake."""
     with pytest.raises(InvalidRequest, match="multipart/form-data"):
         model_in_form(content_type, form(MODEL))
+
+
+@pytest.mark.parametrize(
+    "body", [form(MODEL, FILE), form(FILE, MODEL), form(FILE, field("model", b"w" * 10_000), FILE)]
+)
+def test_model_in_a_form_on_its_way(body: bytes) -> None:
+    """Of a form that is still coming, a name counts once its part has ended: half a name is never taken for one."""
+    name = model_in_form(FORM, body)
+    found = [model_in_form(FORM, body[:size], is_whole=False) for size in range(len(body) + 1)]
+    first = found.index(name)
+
+    assert set(found[:first]) == {None}
+    assert set(found[first:]) == {name}
 
 
 names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Z"]), min_size=1, max_size=40)

@@ -43,7 +43,7 @@ def test_request_headers_of_one_hop_stay(name: bytes) -> None:
 @pytest.mark.parametrize("name", HOP_BY_HOP)
 def test_response_headers_of_one_hop_stay(name: bytes) -> None:
     """What a child says to us only, a client does not hear."""
-    answer = response_headers(200, [(name, b"v"), (b"x-kept", b"1")])
+    answer = response_headers(200, [(name, b"v"), (b"x-kept", b"1")], is_stream=False)
 
     assert answer == [(b"x-kept", b"1")]
 
@@ -53,7 +53,7 @@ def test_headers_named_by_connection_stay() -> None:
     headers = [(b"connection", b"close , X-Secret,x-other"), (b"x-secret", b"1"), (b"x-other", b"2"), (b"x-kept", b"3")]
 
     assert lines(request_head(b"GET", b"/", headers, None))[2:] == [b"x-kept: 3"]
-    assert response_headers(200, headers) == [(b"x-kept", b"3")]
+    assert response_headers(200, headers, is_stream=False) == [(b"x-kept", b"3")]
 
 
 @pytest.mark.parametrize("value", [b"keep-alive", b"Keep-Alive", b"close", b"Close"])
@@ -61,7 +61,7 @@ def test_plain_connection_names_nothing_else(value: bytes) -> None:
     """The usual values of Connection take no other header with them."""
     headers = [(b"connection", value), (b"x-kept", b"3")]
 
-    assert response_headers(200, headers) == [(b"x-kept", b"3")]
+    assert response_headers(200, headers, is_stream=False) == [(b"x-kept", b"3")]
 
 
 @pytest.mark.parametrize(("length", "line"), [(0, b"content-length: 0"), (17, b"content-length: 17")])
@@ -74,7 +74,7 @@ def test_length_is_ours(length: int, line: bytes) -> None:
 
 def test_response_length_passes() -> None:
     """A client learns how long an answer is."""
-    assert response_headers(200, [(b"content-length", b"5")]) == [(b"content-length", b"5")]
+    assert response_headers(200, [(b"content-length", b"5")], is_stream=False) == [(b"content-length", b"5")]
 
 
 def test_access_control_is_ours() -> None:
@@ -86,13 +86,13 @@ def test_access_control_is_ours() -> None:
         (b"access-control-allow-headers", b"*"),
     ]
 
-    assert response_headers(200, told) == []
+    assert response_headers(200, told, is_stream=False) == []
 
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_an_answer_without_body_has_no_length(status: int) -> None:
     """The length of a body that is not sent would make the client wait for it."""
-    assert response_headers(status, [(b"content-length", b"5"), (b"etag", b"x")]) == [(b"etag", b"x")]
+    assert response_headers(status, [(b"content-length", b"5"), (b"etag", b"x")], is_stream=False) == [(b"etag", b"x")]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_streams_are_not_to_be_buffered(content_type: bytes, is_stream: bool) ->
     """A proxy in front of us is told to hold back no token of a stream, and nothing about other answers."""
     headers = [(b"content-type", content_type)]
 
-    answer = response_headers(200, headers)
+    answer = response_headers(200, headers, is_stream=is_event_stream(headers))
 
     assert is_event_stream(headers) == is_stream
     assert ((b"x-accel-buffering", b"no") in answer) == is_stream

@@ -12,18 +12,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from supervisor.config.values import Filters
-from supervisor.fleet.names import Target
-from supervisor.proxy.dialects import Dialect
-from supervisor.proxy.relay import Call, _exchange
 from supervisor.proxy.routes import ROUTES, Source
-from supervisor.proxy.upstream import Upstream, UpstreamBroken
 from tests.conftest import alive, eventually
-from tests.proxy.conftest import Child, fake_cmd, http_to, post, raw_request, scripted
+from tests.proxy.conftest import Child, fake_cmd, http_to, post, raw_request
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -591,74 +585,6 @@ def test_closing_without_an_answer(fake: RunningService, child: Child) -> None:
     assert answer.status_code == 502
     assert answer.json()["error"]["code"] == "upstream_unreachable"
     eventually(lambda: child.requests() == 0)
-
-
-OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-CALL = Call(b"POST", b"/x", [], b"body", Target("m", "m", Filters()), Dialect.OPENAI)
-
-
-@contextlib.asynccontextmanager
-async def closing_child(*answers: int) -> AsyncIterator[tuple[Upstream, list[int]]]:
-    """A child whose connections answer so many requests each, and close upon the next; and what each has read."""
-    read: list[int] = []
-
-    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        number = len(read)
-        read.append(0)
-        while True:
-            await reader.readuntil(b"body")
-            read[number] += 1
-            if read[number] > answers[number]:
-                return
-            writer.write(OK)
-
-    async with scripted(script) as endpoint:
-        upstream = Upstream(endpoint)
-        yield upstream, read
-        upstream.close()
-
-
-async def exchange(upstream: Upstream) -> bytes | None:
-    connection = await _exchange(upstream, CALL)
-    chunk = await connection.read()
-    upstream.release(connection)
-    return chunk
-
-
-@pytest.mark.anyio
-async def test_kept_connection_that_just_ended() -> None:
-    """A request that meets the end of a kept connection is sent once more on a new one."""
-    async with closing_child(1, 2) as (upstream, read):
-        assert [await exchange(upstream) for _ in range(3)] == [b"ok"] * 3
-        assert read == [2, 2]
-
-
-@pytest.mark.anyio
-async def test_new_connection_that_ends() -> None:
-    """A request is not repeated when a new connection ends: that is no bad timing, and it may have had effects."""
-    async with closing_child(0, 1) as (upstream, read):
-        with pytest.raises(UpstreamBroken):
-            await exchange(upstream)
-
-        assert read == [1]
-        assert "[0 busy, 0 idle]" in repr(upstream)
-
-
-@pytest.mark.anyio
-async def test_second_try_is_the_last() -> None:
-    """A request is sent twice at the most, and the second time never on another kept connection."""
-    async with closing_child(1, 1, 0, 1) as (upstream, read):
-        kept = [await upstream.acquire() for _ in range(2)]
-        for connection in kept:
-            connection.send(CALL.method, CALL.head, CALL.body)
-            await connection.head()
-            await connection.read()
-            upstream.release(connection)
-        with pytest.raises(UpstreamBroken):
-            await exchange(upstream)
-
-        assert sorted(read) == [1, 1, 2]
-        assert "[0 busy, 1 idle]" in repr(upstream)
 
 
 def test_unloaded_while_answering(fake: RunningService, mortal: str, aside: Callable[..., Future[Any]]) -> None:

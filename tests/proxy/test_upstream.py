@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from supervisor.errors import UpstreamUnreachable
 from supervisor.llama.endpoint import TcpEndpoint, UnixEndpoint
-from supervisor.proxy.upstream import HIGH_WATER, IDLE_SECONDS, Connection, Headers, Upstream, UpstreamBroken
+from supervisor.proxy.upstream import IDLE_SECONDS, Connection, Headers, Upstream
 from tests.proxy.conftest import scripted
 
 if TYPE_CHECKING:
@@ -25,23 +25,114 @@ pytestmark = pytest.mark.anyio
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+MiB = 1024 * 1024
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"
+
+
+class Broken(Exception):
+    """Raised when a response broke off; `started` tells whether its head had come."""
+
+    def __init__(self, *, started: bool) -> None:
+        super().__init__("the connection ended before the response did")
+        self.started = started
+
+
+class Reader:
+    """Who is told of a response, and keeps it until a test asks for it."""
+
+    def __init__(self) -> None:
+        self.lags: list[bool] = []
+        """What was told of the child's pace."""
+        self._head: tuple[int, Headers] | None = None
+        self._pieces: list[bytes] = []
+        self._has_ended = False
+        self._broken: Broken | None = None
+        self._changed = asyncio.Event()
+
+    async def head(self) -> tuple[int, Headers]:
+        while self._head is None:
+            await self._change()
+        return self._head
+
+    async def read(self) -> bytes | None:
+        """What has come of the body since the last call; None after its end."""
+        while not self._pieces:
+            if self._has_ended:
+                return None
+            await self._change()
+        pieces = b"".join(self._pieces)
+        self._pieces.clear()
+        return pieces
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait to be read."""
+        return sum(map(len, self._pieces))
+
+    async def _change(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+        self._changed.clear()
+        await self._changed.wait()
+
+    def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> None:
+        assert self._head is None
+        self._head = status, headers
+        self.is_alone = is_alone
+        self._changed.set()
+
+    def piece_came(self, piece: bytes) -> None:
+        assert self._head is not None
+        assert not self._has_ended
+        assert piece, "no empty pieces"
+        self._pieces.append(piece)
+        self._changed.set()
+
+    def ended(self) -> None:
+        assert self._head is not None
+        assert not self._has_ended
+        assert self._broken is None
+        self._has_ended = True
+        self._changed.set()
+
+    def broke(self, *, started: bool) -> None:
+        assert not self._has_ended
+        assert started is (self._head is not None)
+        self._broken = Broken(started=started)
+        self._changed.set()
+
+    def child_lags(self) -> None:
+        self.lags.append(True)
+
+    def child_keeps_up(self) -> None:
+        self.lags.append(False)
+
+
+def asked(connection: Connection, method: bytes = b"GET", body: bytes = b"") -> Reader:
+    """Begin an exchange; who is told of the response."""
+    reader = Reader()
+    connection.send(reader, method, REQUEST.replace(b"GET", method), body)
+    return reader
 
 
 async def whole(connection: Connection, method: bytes = b"GET") -> tuple[int, Headers, bytes]:
     """One exchange to its end."""
-    connection.send(method, REQUEST.replace(b"GET", method), b"")
-    status, headers = await connection.head()
-    return status, headers, await rest(connection)
+    reader = asked(connection, method)
+    status, headers = await reader.head()
+    return status, headers, await rest(reader)
 
 
-async def rest(connection: Connection, *, into: list[bytes] | None = None) -> bytes:
+async def rest(reader: Reader, *, into: list[bytes] | None = None) -> bytes:
     """What is left of the body; `into` has what came before it broke."""
     chunks = [] if into is None else into
-    while (chunk := await connection.read()) is not None:
-        assert chunk, "no empty chunks"
+    while (chunk := await reader.read()) is not None:
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+async def acquired(upstream: Upstream) -> Connection:
+    """A connection, a kept one if there is any."""
+    return upstream.take_idle() or await upstream.connect()
 
 
 async def until(fact: Callable[[], object]) -> None:
@@ -93,10 +184,10 @@ async def child(*answers: bytes | None) -> AsyncIterator[Upstream]:
 async def test_framing(answer: bytes, status: int, body: bytes) -> None:
     """A response ends where its framing says, and its connection serves the next one."""
     async with child(answer, OK) as upstream:
-        connection = await upstream.acquire()
+        connection = await acquired(upstream)
         assert await whole(connection) == (status, connection._headers, body)
         upstream.release(connection)
-        again = await upstream.acquire()
+        again = await acquired(upstream)
 
         assert again is connection
         assert (await whole(again))[2] == b"ok"
@@ -107,7 +198,7 @@ async def test_headers_of_early_answers_are_dropped() -> None:
     early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
     late = b"HTTP/1.1 200 OK\r\nSet-Cookie: a\r\nX-B: 1\r\nset-cookie: b\r\ncontent-length: 0\r\n\r\n"
     async with child(early + late) as upstream:
-        _, headers, _ = await whole(await upstream.acquire())
+        _, headers, _ = await whole(await acquired(upstream))
 
         assert headers == [(b"set-cookie", b"a"), (b"x-b", b"1"), (b"set-cookie", b"b"), (b"content-length", b"0")]
 
@@ -122,7 +213,7 @@ async def test_unix_socket(tmp_path: Path) -> None:
 
     async with scripted(script, unix=tmp_path / "x.sock") as endpoint:
         upstream = Upstream(endpoint)
-        connection = await upstream.acquire()
+        connection = await acquired(upstream)
 
         assert (await whole(connection))[2] == b"ok"
         upstream.release(connection)
@@ -132,11 +223,11 @@ async def test_unix_socket(tmp_path: Path) -> None:
 async def test_body_until_the_connection_ends() -> None:
     """Without a length the body is everything up to the end, and the connection is not used again."""
     async with child(b"HTTP/1.0 200 OK\r\n\r\nall of it", None, OK) as upstream:
-        connection = await upstream.acquire()
+        connection = await acquired(upstream)
         assert (await whole(connection))[2] == b"all of it"
         upstream.release(connection)
 
-        assert await upstream.acquire() is not connection
+        assert await acquired(upstream) is not connection
 
 
 @pytest.mark.parametrize(
@@ -146,12 +237,12 @@ async def test_body_until_the_connection_ends() -> None:
 async def test_head_has_no_body(answer: bytes) -> None:
     """A response to HEAD ends with its head, whatever length it tells; its connection is not used again."""
     async with child(answer, OK) as upstream:
-        connection = await upstream.acquire()
+        connection = await acquired(upstream)
         status, _, body = await whole(connection, b"HEAD")
         assert (status, body) == (200, b"")
         upstream.release(connection)
 
-        assert await upstream.acquire() is not connection
+        assert await acquired(upstream) is not connection
 
 
 async def test_byte_by_byte() -> None:
@@ -167,7 +258,7 @@ async def test_byte_by_byte() -> None:
 
     async with scripted(script) as endpoint:
         upstream = Upstream(endpoint)
-        assert (await whole(await upstream.acquire()))[2] == b"hello"
+        assert (await whole(await acquired(upstream)))[2] == b"hello"
         upstream.close()
 
 
@@ -178,11 +269,14 @@ class Wire:
         self._protocol = protocol
         self.written = b""
         self.is_paused = False
-        self.is_closing = False
+        self._is_closing = False
         protocol.connection_made(self)  # type: ignore[arg-type]
 
     def write(self, data: bytes) -> None:
         self.written += data
+
+    def is_closing(self) -> bool:
+        return self._is_closing
 
     def pause_reading(self) -> None:
         self.is_paused = True
@@ -191,8 +285,8 @@ class Wire:
         self.is_paused = False
 
     def abort(self) -> None:
-        if not self.is_closing:
-            self.is_closing = True
+        if not self._is_closing:
+            self._is_closing = True
             asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
 
 
@@ -262,12 +356,12 @@ def test_any_split(case: tuple[list[bytes], tuple[int, Headers, bytes], bool]) -
 async def test_short_body(answer: bytes, begin: bytes) -> None:
     """A body that ends early is never taken for a whole one; what came of it is given out first."""
     async with child(answer, None) as upstream:
-        connection = await upstream.acquire()
-        connection.send(b"GET", REQUEST, b"")
-        await connection.head()
+        connection = await acquired(upstream)
+        reader = asked(connection)
+        await reader.head()
         got: list[bytes] = []
-        with pytest.raises(UpstreamBroken) as caught:
-            await rest(connection, into=got)
+        with pytest.raises(Broken) as caught:
+            await rest(reader, into=got)
 
         assert b"".join(got) == begin
         assert caught.value.started
@@ -291,10 +385,10 @@ async def test_short_body(answer: bytes, begin: bytes) -> None:
 async def test_no_head(answer: bytes) -> None:
     """An end or nonsense before the head is complete is told as such."""
     async with child(answer, None) as upstream:
-        connection = await upstream.acquire()
-        connection.send(b"GET", REQUEST, b"")
-        with pytest.raises(UpstreamBroken) as caught:
-            await connection.head()
+        connection = await acquired(upstream)
+        reader = asked(connection)
+        with pytest.raises(Broken) as caught:
+            await reader.head()
 
         assert not caught.value.started
 
@@ -314,14 +408,14 @@ async def test_reset(begin: bytes) -> None:
         writer.transport.abort()
 
     async with scripted(script) as endpoint:
-        connection = await Upstream(endpoint).acquire()
-        connection.send(b"GET", REQUEST, b"")
+        connection = await Upstream(endpoint).connect()
+        reader = asked(connection)
         if begin:
-            await connection.head()
-            await connection.read()
+            await reader.head()
+            await reader.read()
             seen.set()
-        with pytest.raises(UpstreamBroken) as caught:
-            await (connection.read() if begin else connection.head())
+        with pytest.raises(Broken) as caught:
+            await (reader.read() if begin else reader.head())
 
         assert caught.value.started is bool(begin)
 
@@ -333,7 +427,7 @@ async def test_nobody_there(tmp_path: Path) -> None:
 
     for gone in (endpoint, UnixEndpoint(tmp_path / "none.sock")):
         with pytest.raises(UpstreamUnreachable) as caught:
-            await Upstream(gone).acquire()
+            await Upstream(gone).connect()
         assert str(gone) in caught.value.message
 
 
@@ -343,26 +437,26 @@ async def test_nobody_there(tmp_path: Path) -> None:
 async def test_most_recent_first() -> None:
     """Idle connections are used again, the last one first."""
     async with child(*[OK] * 3) as upstream:
-        first, second = await upstream.acquire(), await upstream.acquire()
+        first, second = await acquired(upstream), await acquired(upstream)
         for connection in (first, second):
             await whole(connection)
             upstream.release(connection)
 
         assert (first.has_served, second.has_served) == (True, True)
-        assert await upstream.acquire() is second
-        assert await upstream.acquire() is first
-        assert (await upstream.acquire()).has_served is False
+        assert await acquired(upstream) is second
+        assert await acquired(upstream) is first
+        assert (await acquired(upstream)).has_served is False
 
 
 async def test_idle_too_long() -> None:
     """A connection that the child is about to close is not used any more."""
     async with child(OK, OK) as upstream:
-        connection = await upstream.acquire()
+        connection = await acquired(upstream)
         await whole(connection)
         upstream.release(connection)
         connection.used_at -= IDLE_SECONDS
 
-        assert await upstream.acquire() is not connection
+        assert await acquired(upstream) is not connection
         await until(lambda: connection.is_closed)
 
 
@@ -377,11 +471,11 @@ async def test_idle_too_long() -> None:
 async def test_not_kept(answer: bytes) -> None:
     """A child that says it will close is taken at its word."""
     async with child(answer, OK) as upstream:
-        connection = await upstream.acquire()
+        connection = await acquired(upstream)
         assert (await whole(connection))[2] == b"ok"
         upstream.release(connection)
 
-        assert await upstream.acquire() is not connection
+        assert await acquired(upstream) is not connection
         await until(lambda: connection.is_closed)
 
 
@@ -398,13 +492,13 @@ async def test_unread_answer() -> None:
 
     async with scripted(script) as endpoint:
         upstream = Upstream(endpoint)
-        connection = await upstream.acquire()
-        connection.send(b"GET", REQUEST, b"")
-        await connection.head()
+        connection = await acquired(upstream)
+        reader = asked(connection)
+        await reader.head()
         upstream.release(connection)
 
         await gone.wait()
-        assert await upstream.acquire() is not connection
+        assert await acquired(upstream) is not connection
         upstream.close()
 
 
@@ -422,20 +516,20 @@ async def test_bytes_nobody_asked_for(extra: bytes) -> None:
 
     async with scripted(script) as endpoint:
         upstream = Upstream(endpoint)
-        connection = await upstream.acquire()
+        connection = await acquired(upstream)
         assert (await whole(connection))[2] == b"ok"
         upstream.release(connection)
         say_more.set()
 
         await until(lambda: connection.is_closed)
-        assert await upstream.acquire() is not connection
+        assert await acquired(upstream) is not connection
         upstream.close()
 
 
 async def test_garbage_right_behind_the_answer() -> None:
     """Garbage in the same segment does not spoil the response, but ends the connection."""
     async with child(OK + b"\x00garbage", OK) as upstream:
-        connection = await upstream.acquire()
+        connection = await acquired(upstream)
         assert (await whole(connection))[2] == b"ok"
         upstream.release(connection)
 
@@ -445,16 +539,16 @@ async def test_garbage_right_behind_the_answer() -> None:
 async def test_closing_breaks_exchanges() -> None:
     """When a child is cut, an answer under way breaks and idle connections end."""
     async with child(OK, OK[:-1]) as upstream:
-        busy, idle = await upstream.acquire(), await upstream.acquire()
+        busy, idle = await acquired(upstream), await acquired(upstream)
         await whole(idle)
         upstream.release(idle)
-        busy.send(b"GET", REQUEST, b"")
-        await busy.head()
-        assert await busy.read() == b"o"
+        reader = asked(busy)
+        await reader.head()
+        assert await reader.read() == b"o"
         upstream.close()
 
-        with pytest.raises(UpstreamBroken):
-            await busy.read()
+        with pytest.raises(Broken):
+            await reader.read()
         await until(lambda: idle.is_closed)
 
 
@@ -462,7 +556,7 @@ async def test_closing_breaks_exchanges() -> None:
 
 
 async def test_slow_reader_slows_the_child() -> None:
-    """While nobody reads, the child cannot go on for ever: what waits here stays small, and nothing of it is lost."""
+    """While reading is paused, the child cannot go on for ever, and nothing comes; afterwards nothing is lost."""
     piece = b"x" * 65536
     blocked = asyncio.Event()
     sent = 0
@@ -473,10 +567,10 @@ async def test_slow_reader_slows_the_child() -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
         transport: Any = writer.transport
         transport.set_write_buffer_limits(high=0)
-        while not blocked.is_set() or sent < 100 * HIGH_WATER:
+        while not blocked.is_set() or sent < 32 * MiB:
             writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
             sent += len(piece)
-            if transport.get_write_buffer_size() > 4 * HIGH_WATER:
+            if transport.get_write_buffer_size() > MiB:
                 blocked.set()
             if blocked.is_set():
                 await writer.drain()
@@ -487,21 +581,99 @@ async def test_slow_reader_slows_the_child() -> None:
 
     async with scripted(script) as endpoint:
         upstream = Upstream(endpoint)
-        connection = await upstream.acquire()
-        connection.send(b"GET", REQUEST, b"")
-        await connection.head()
+        connection = await acquired(upstream)
+        reader = asked(connection)
+        await reader.head()
+        connection.pause()
+        already = reader.size
         await blocked.wait()
-        transport: Any = connection._transport
-        await until(lambda: not transport.is_reading())
+        assert reader.size == already
+        connection.resume()
 
-        chunk = await connection.read()
-        assert chunk is not None
-        assert HIGH_WATER < len(chunk) <= 3 * HIGH_WATER
-        assert transport.is_reading()
-        assert len(chunk) + len(await rest(connection)) == sent
+        assert len(await rest(reader)) == sent
         assert connection.can_be_reused
         upstream.release(connection)
         upstream.close()
+
+
+async def test_paused_connection_is_kept() -> None:
+    """A connection whose reading was paused upon its last bytes serves the next exchange like any other."""
+    async with child(OK, OK) as upstream:
+        connection = await acquired(upstream)
+        await whole(connection)
+        connection.pause()
+        upstream.release(connection)
+        again = await acquired(upstream)
+
+        assert again is connection
+        assert (await whole(again))[2] == b"ok"
+
+
+async def test_slow_child_slows_the_request() -> None:
+    """A child that does not read its request is told of, and again when it reads on; then all of it arrives."""
+    body = b"x" * 16 * MiB
+    read_on = asyncio.Event()
+    got = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal got
+        await reader.readuntil(b"\r\n\r\n")
+        await read_on.wait()
+        got = len(await reader.readexactly(2 * len(body)))
+        writer.write(OK)
+        await reader.read()
+
+    async with scripted(script) as endpoint:
+        upstream = Upstream(endpoint)
+        connection = await acquired(upstream)
+        reader = Reader()
+        connection.send(reader, b"POST", REQUEST, body, is_whole=False)
+        assert reader.lags == [True]
+        read_on.set()
+        await until(lambda: reader.lags == [True, False])
+        connection.send_more(body, is_last=True)
+        await reader.head()
+
+        assert got == 2 * len(body)
+        assert await rest(reader) == b"ok"
+        assert connection.can_be_reused
+        upstream.release(connection)
+        upstream.close()
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+async def test_answer_to_half_a_request(is_last: bool) -> None:
+    """A child may answer before it has got all; its connection is kept only if the rest has been sent too."""
+    async with child(OK, OK) as upstream:
+        connection = await acquired(upstream)
+        reader = Reader()
+        connection.send(reader, b"POST", REQUEST, b"half", is_whole=False)
+        assert await reader.head()
+        assert await rest(reader) == b"ok"
+        connection.send_more(b"", is_last=is_last)
+        upstream.release(connection)
+
+        assert (await acquired(upstream) is connection) is is_last
+
+
+async def test_nothing_is_told_after_giving_back() -> None:
+    """Who gives a connection back upon the head of a response, even a whole one, hears no more of it."""
+
+    class Refusing(Reader):
+        def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> None:
+            super().head_came(status, headers, is_alone=is_alone)
+            upstream.release(connection)
+
+    async with child(OK, OK) as upstream:
+        connection = await acquired(upstream)
+        reader = Refusing()
+        connection.send(reader, b"GET", REQUEST)
+        await reader.head()
+        again = await acquired(upstream)
+
+        assert reader.size == 0
+        assert (await whole(again))[2] == b"ok"
+        assert reader.size == 0
 
 
 async def test_large_request() -> None:
@@ -517,9 +689,9 @@ async def test_large_request() -> None:
 
     async with scripted(script) as endpoint:
         upstream = Upstream(endpoint)
-        connection = await upstream.acquire()
-        connection.send(b"POST", REQUEST, body)
-        await connection.head()
+        connection = await acquired(upstream)
+        reader = asked(connection, b"POST", body)
+        await reader.head()
 
         assert got == [body]
         upstream.close()
@@ -538,7 +710,7 @@ async def test_cancelled_wait_leaves_nothing() -> None:
 
     async with scripted(script) as endpoint:
         upstream = Upstream(endpoint)
-        connection = await upstream.acquire()
+        connection = await acquired(upstream)
         waiting = asyncio.create_task(whole(connection))
         await asked.wait()
         waiting.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -36,6 +37,8 @@ class ScriptedLauncher:
         self.ready: dict[str, Callable[[], None]] = {}
         self.started: list[str] = []
         self.ended: list[str] = []
+        self.expected: str | None = None
+        """The model whose files would be read ahead now."""
         self.files = 1
 
     async def check(self, model: Model) -> Failure | None:
@@ -44,6 +47,7 @@ class ScriptedLauncher:
     async def run(self, live: LiveRun, on_ready: Callable[[], None]) -> Failure | None:
         name = live.model.id
         self.started.append(name)
+        live.child = SimpleNamespace(pid=None)  # type: ignore[assignment]
         live.ready_seconds = 0.1
         self.ready[name] = on_ready
         self.running[name] = asyncio.get_running_loop().create_future()
@@ -51,6 +55,9 @@ class ScriptedLauncher:
             return await self.running[name]
         finally:
             self.ended.append(name)
+
+    def expect(self, model: Model | None) -> None:
+        self.expected = model.id if model else None
 
     def fingerprint(self, model: Model) -> tuple[object, ...]:
         return (self.files,)
@@ -174,6 +181,129 @@ async def test_a_swap_waits_for_the_last_lease() -> None:
         assert launcher.started == ["a", "b"]
         launcher.ready["b"]()
         (await waiting).__exit__()
+
+
+async def test_the_next_model_is_expected_while_the_other_drains() -> None:
+    """From the decision to swap on, its files may be read; more requests for either model do not change that."""
+    async with a_pool(config("a", "b")) as (pool, launcher):
+        await ready(pool, launcher, "a")
+        held = [await pool.lease("a") for _ in range(2)]
+        assert launcher.expected is None
+
+        waiting = [asyncio.ensure_future(pool.lease(name)) for name in ("b", "b", "a")]
+        await settled()
+        assert launcher.expected == "b"
+
+        held[0].__exit__()
+        await settled()
+        assert (launcher.expected, launcher.ended) == ("b", [])
+
+        held[1].__exit__()
+        await settled()
+        assert launcher.started == ["a", "b"]
+        for request in waiting:
+            request.cancel()
+
+
+@pytest.mark.xfail(strict=True, reason="the pool expects nobody any more once the next run is spawned")
+async def test_the_next_run_takes_over_what_was_read_for_it() -> None:
+    """The model is expected until its own start can claim what has been read; then nobody is."""
+    async with a_pool(config("a", "b")) as (pool, launcher):
+        await ready(pool, launcher, "a")
+        held = await pool.lease("a")
+        waiting = asyncio.ensure_future(pool.lease("b"))
+        await settled()
+        held.__exit__()
+        await settled()
+        assert (launcher.started, launcher.expected) == (["a", "b"], "b")
+
+        launcher.ready["b"]()
+        (await waiting).__exit__()
+        assert launcher.expected is None
+
+
+async def test_the_first_in_the_queue_is_expected() -> None:
+    """Of several models that wait for the same room, the one that gets it."""
+    async with a_pool(config("a", "b", "c")) as (pool, launcher):
+        await ready(pool, launcher, "a")
+        held = await pool.lease("a")
+        waiting = [asyncio.ensure_future(pool.lease(name)) for name in ("b", "c")]
+        await settled()
+        assert launcher.expected == "b"
+
+        waiting[0].cancel()
+        await settled()
+        assert launcher.expected == "c"
+
+        held.__exit__()
+        await settled()
+        assert launcher.started == ["a", "c"]
+        waiting[1].cancel()
+
+
+async def test_nobody_is_expected_after_a_swap_was_called_off() -> None:
+    """The only client that wanted the other model has left: it is not read any more, and the first one stays."""
+    async with a_pool(config("a", "b")) as (pool, launcher):
+        await ready(pool, launcher, "a")
+        held = await pool.lease("a")
+        waiting = asyncio.ensure_future(pool.lease("b"))
+        await settled()
+        assert launcher.expected == "b"
+
+        waiting.cancel()
+        await settled()
+
+        assert launcher.expected is None
+        held.__exit__()
+        assert launcher.expected is None
+        assert launcher.started == ["a"]
+
+
+async def test_nobody_is_expected_without_a_swap() -> None:
+    """Neither while there is room, nor for a model that is used, waited for or unloaded."""
+    async with a_pool(config("a", "b", max_loaded=2)) as (pool, launcher):
+        await ready(pool, launcher, "a")
+        with await pool.lease("a"):
+            assert launcher.expected is None
+
+        await ready(pool, launcher, "b")
+        assert launcher.expected is None
+
+        held = await pool.lease("a")
+        leaving = asyncio.ensure_future(pool.unload("a"))
+        await settled()
+        assert launcher.expected is None
+
+        held.__exit__()
+        await leaving
+        assert launcher.expected is None
+
+
+async def test_nobody_is_expected_once_a_swap_has_ended() -> None:
+    """The model that came in runs, and nothing else is read."""
+    async with a_pool(config("a", "b")) as (pool, launcher):
+        await ready(pool, launcher, "a")
+        await ready(pool, launcher, "b")
+
+        assert launcher.ended == ["a"]
+        with await pool.lease("b"):
+            assert launcher.expected is None
+
+
+async def test_nobody_is_expected_when_all_ends() -> None:
+    """A shutdown in the middle of a swap leaves nothing to read."""
+    async with a_pool(config("a", "b")) as (pool, launcher):
+        await ready(pool, launcher, "a")
+        held = await pool.lease("a")
+        waiting = asyncio.ensure_future(pool.lease("b"))
+        await settled()
+        assert launcher.expected == "b"
+
+        pool.close()
+        with pytest.raises(ShuttingDown):
+            await waiting
+        assert launcher.expected is None
+        held.__exit__()
 
 
 async def test_cancelling_a_queued_request_leaves_no_ticket() -> None:

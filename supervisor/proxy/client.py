@@ -1,0 +1,243 @@
+"""One request of a client, and the way back to it: the answer's framing and the client's pace."""
+
+from __future__ import annotations
+
+import http
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from supervisor.errors import SupervisorError
+    from supervisor.proxy.upstream import Headers
+
+STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 600)} | {
+    each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in http.HTTPStatus
+}
+
+
+class Listener(Protocol):
+    """Who serves a request, and hears how its client fares."""
+
+    def client_left(self) -> None:
+        """The client went away; there is nobody to answer."""
+
+    def client_lags(self) -> None:
+        """More has been written than the client takes in; nothing more should be for now."""
+
+    def client_keeps_up(self) -> None:
+        """The client takes in more again."""
+
+    def client_sent(self) -> None:
+        """More of the request has come, or its end."""
+
+
+class Client:
+    """A request, whole or on its way, and the connection its answer goes to.
+
+    What is written is framed here: by the length the headers tell, in chunks, or by the end of the connection.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_head",
+        "_is_chunked",
+        "_pieces",
+        "_transport",
+        "address",
+        "body_size",
+        "has_begun",
+        "headers",
+        "is_answered",
+        "is_gone",
+        "is_lagging",
+        "is_whole",
+        "keep_alive",
+        "listener",
+        "looked_at",
+        "method",
+        "path",
+        "query",
+        "raw_path",
+        "version",
+    )
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        method: str,
+        target: tuple[str, bytes, bytes],
+        headers: Headers,
+        *,
+        version: str,
+        address: tuple[str, int] | None,
+        ended: Callable[[], None],
+    ) -> None:
+        self._transport = transport
+        self._ended = ended
+        self._pieces: list[bytes] = []
+        self._head = b""
+        self._is_chunked = False
+        self.method = method
+        self.path, self.raw_path, self.query = target
+        self.headers = headers
+        """Names in lower case."""
+        self.version = version
+        self.address = address
+        self.body_size = 0
+        self.looked_at = 0
+        """How much of it there was when somebody last looked for its model."""
+        self.is_whole = False
+        """Whether all of the request has come."""
+        self.is_gone = False
+        self.has_begun = False
+        """Whether there is a head of an answer."""
+        self.is_answered = False
+        self.is_lagging = False
+        self.keep_alive = True
+        """Whether the connection may serve another request."""
+        self.listener: Listener | None = None
+
+    # The request.
+
+    @property
+    def body(self) -> bytes:
+        """What has come of the body and was not taken."""
+        if len(self._pieces) > 1:
+            self._pieces = [b"".join(self._pieces)]
+        return self._pieces[0] if self._pieces else b""
+
+    def take_body(self) -> bytes:
+        """What has come of the body since the last call."""
+        body = self.body
+        self._pieces.clear()
+        return body
+
+    def feed(self, piece: bytes) -> None:
+        """A piece of the body came."""
+        self.body_size += len(piece)
+        self._pieces.append(piece)
+        if self.listener is not None:
+            self.listener.client_sent()
+
+    def complete(self) -> None:
+        """The request has ended."""
+        self.is_whole = True
+        if self.listener is not None:
+            self.listener.client_sent()
+
+    def pause(self) -> None:
+        """Read no more of the request for now."""
+        if not self.is_gone:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if not self.is_gone:
+            self._transport.resume_reading()
+
+    # The answer.
+
+    def begin(self, status: int, headers: Headers) -> None:
+        """The answer's head; it goes out with what follows, or by `flush`."""
+        parts = [STATUS_LINES[status]]
+        has_length = closes = False
+        for name, value in headers:
+            if name == b"content-length":
+                has_length = True
+            elif name == b"connection" and value.lower() == b"close":
+                closes = True
+            parts += (name, b": ", value, b"\r\n")
+        is_framed = has_length or status in {204, 304} or self.method == "HEAD"
+        self._is_chunked = not is_framed and self.version == "1.1"
+        if self._is_chunked:
+            parts.append(b"transfer-encoding: chunked\r\n")
+        if closes or not self.is_whole or not (is_framed or self._is_chunked):
+            self.keep_alive = False
+        if not self.keep_alive and not closes:
+            parts.append(b"connection: close\r\n")
+        elif self.version == "1.0":
+            parts.append(b"connection: keep-alive\r\n")
+        parts.append(b"\r\n")
+        self._head = b"".join(parts)
+        self.has_begun = True
+
+    def write(self, piece: bytes) -> None:
+        """A piece of the answer's body, at least one byte."""
+        head, self._head = self._head, b""
+        if self.is_gone or (self.method == "HEAD" and not head):
+            return
+        if self.method == "HEAD":
+            piece = b""
+        elif self._is_chunked:
+            piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+        self._transport.write(head + piece if head else piece)
+
+    def flush(self) -> None:
+        """Let the head go out now, though nothing of the body has come yet."""
+        if self._head and not self.is_gone:
+            self._transport.write(self._head)
+        self._head = b""
+
+    def finish(self, piece: bytes = b"") -> None:
+        """The last piece, and the end of the answer."""
+        if piece:
+            self.write(piece)
+        if self._is_chunked and not self.is_gone:
+            self._head += b"0\r\n\r\n"
+        self.flush()
+        self._end()
+
+    def cut(self) -> None:
+        """Close in the middle of the answer: the only way to say that bytes are missing."""
+        self.flush()
+        self.keep_alive = False
+        self.is_whole = True  # for there is no answer that the rest of the request could still spoil
+        self._end()
+
+    def _end(self) -> None:
+        self.is_answered = True
+        self.listener = None
+        self._pieces.clear()
+        self._ended()
+
+    # What the connection tells.
+
+    def left(self) -> None:
+        """The client went away."""
+        self.is_gone = True
+        if self.listener is not None:
+            self.listener.client_left()
+
+    def lags(self) -> None:
+        """Its connection takes nothing more for now."""
+        self.is_lagging = True
+        if self.listener is not None:
+            self.listener.client_lags()
+
+    def keeps_up(self) -> None:
+        """Its connection takes more again."""
+        self.is_lagging = False
+        if self.listener is not None:
+            self.listener.client_keeps_up()
+
+    def __repr__(self) -> str:
+        state = "answered" if self.is_answered else "gone" if self.is_gone else "whole" if self.is_whole else "sending"
+        return f"<Client {self.method} {self.path} [{state}]>"
+
+
+class Plane(Protocol):
+    """Who serves requests; each is told of twice or more, unless it is answered before."""
+
+    def began(self, client: Client) -> None:
+        """The head of a request has come."""
+
+    def grew(self, client: Client) -> None:
+        """More of its body has come."""
+
+    def whole(self, client: Client) -> None:
+        """All of it has come."""
+
+    def refuse(self, client: Client, error: SupervisorError) -> None:
+        """Answer with an error in the words of the request's route."""

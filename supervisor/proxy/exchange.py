@@ -1,0 +1,255 @@
+"""A request passed to a child that is ready, and its answer passed back.
+
+Bytes go through as callbacks, from one connection's `data_received` to the other's `write`: no task, no future, no
+queue. Only what has to wait is a task: a new connection, and learning what became of a child that fell silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec.json
+
+from supervisor.errors import (
+    InternalError,
+    ModelCrashed,
+    ModelUnloaded,
+    ShuttingDown,
+    SupervisorError,
+    UpstreamRefused,
+    UpstreamUnreachable,
+)
+from supervisor.proxy.heads import is_event_stream, request_head, response_headers
+from supervisor.proxy.lines import WholeLines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from supervisor.fleet.names import Target
+    from supervisor.proxy.answer import Answer
+    from supervisor.proxy.upstream import Connection, Headers, Upstream
+    from supervisor.runtime.lease import Lease
+    from supervisor.runtime.live import LiveRun
+
+logger = logging.getLogger("supervisor.proxy")
+
+LAST_WORDS = 2.0
+"""Seconds a broken connection waits to learn what became of its child."""
+DEATH_NOTICE = 0.05
+"""Seconds in which we learn of a child's death after its connections have ended."""
+REFUSAL_LIMIT = 64 * 1024
+"""Bytes kept of an error that has to be put into a stream."""
+
+
+@dataclass(slots=True)
+class Call:
+    """A request on its way to a child."""
+
+    method: bytes
+    target: bytes
+    """Path and query as the child gets them."""
+    headers: Headers
+    body: bytes
+    """All of it, or what has come so far; not kept once an answer has begun."""
+    model: Target
+    wakes: bool = True
+    streams: bool = False
+    length: int | None = None
+    """Of the whole body, where more of it is to come."""
+
+    @property
+    def head(self) -> bytes:
+        if self.length is not None:
+            return request_head(self.method, self.target, self.headers, self.length)
+        has_length = self.body or self.method in {b"POST", b"PUT", b"PATCH"}
+        return request_head(self.method, self.target, self.headers, len(self.body) if has_length else None)
+
+
+class Exchange:
+    """One call and its answer, between a client and a connection to a child."""
+
+    __slots__ = ("_answer", "_call", "_client", "_complaint", "_connection", "_lease", "_lines", "_run", "_task", "_up")
+
+    def __init__(self, call: Call, answer: Answer, lease: Lease, upstream: Upstream) -> None:
+        self._call = call
+        self._answer = answer
+        self._client = answer.client
+        self._lease = lease
+        self._run = lease.run
+        self._up = upstream
+        self._connection: Connection | None = None
+        self._lines: WholeLines | None = None
+        self._complaint: bytes | None = None
+        """The child's error, where the stream that should carry it has begun."""
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Send the request; everything else is answers to what happens."""
+        self._client.listener = self
+        self._run.awaited += 1
+        connection = self._up.take_idle() if self._call.length is None else None  # a kept one may need a second try
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._later(self._connect)
+
+    def _send(self, connection: Connection) -> None:
+        self._connection = connection
+        call = self._call
+        if call.length is None:
+            connection.send(self, call.method, call.head, call.body)
+        else:
+            self._client.resume()  # before a child that is slow pauses it again
+            is_whole = self._client.is_whole
+            connection.send(self, call.method, call.head, call.body + self._client.take_body(), is_whole=is_whole)
+        if self._client.is_lagging:
+            connection.pause()
+
+    async def _connect(self) -> None:
+        try:
+            connection = await self._up.connect()
+        except UpstreamUnreachable as exc:
+            raise await _last_words(self._run, exc) from exc
+        self._send(connection)
+
+    # What the child answers.
+
+    def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> None:
+        if status >= 600:
+            self._fail(UpstreamRefused(f"the model's server answered with status {status}, which HTTP does not have"))
+            return
+        self._call.body = b""
+        is_stream = is_event_stream(headers)
+        if self._answer.is_stream and not is_stream:
+            self._complaint = b""
+            return
+        self._lines = WholeLines() if is_stream else None
+        self._answer.begin(status, response_headers(status, headers, is_stream=is_stream), is_stream=is_stream)
+        if is_alone:
+            self._client.flush()
+
+    def piece_came(self, piece: bytes) -> None:
+        self._run.heard_at = monotonic()
+        if self._lines is not None and (self._lines.holds or not piece.endswith(b"\n")):
+            piece = self._lines.feed(piece)
+        elif self._complaint is not None:
+            self._complaint = (self._complaint + piece)[:REFUSAL_LIMIT]
+            return
+        if piece:
+            self._client.write(piece)
+        else:
+            self._client.flush()
+
+    def ended(self) -> None:
+        if self._complaint is not None:
+            self._fail(UpstreamRefused(_message(self._complaint)))
+        elif self._lines is not None and self._connection is not None and self._connection.ends_with_connection:
+            self._later(self._conclude)
+        else:
+            self._finish()
+
+    def broke(self, *, started: bool) -> None:
+        connection = self._connection
+        self._let_go()
+        if self._call.length is not None:
+            self._client.pause()  # nobody takes the rest of an upload now
+        if not started and connection is not None and connection.has_served:
+            self._later(self._connect)  # a kept connection had just ended: once more, on a new one
+        else:
+            self._later(self._lament)
+
+    def child_lags(self) -> None:
+        self._client.pause()
+
+    def child_keeps_up(self) -> None:
+        self._client.resume()
+
+    # How the client fares.
+
+    def client_left(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self._close()
+
+    def client_lags(self) -> None:
+        if self._connection is not None:
+            self._connection.pause()
+
+    def client_keeps_up(self) -> None:
+        if self._connection is not None:
+            self._connection.resume()
+
+    def client_sent(self) -> None:
+        if self._connection is not None:
+            self._connection.send_more(self._client.take_body(), is_last=self._client.is_whole)
+
+    # The end.
+
+    async def _conclude(self) -> None:
+        """A stream whose end is that of its connection is whole only if its child has not died."""
+        with anyio.move_on_after(DEATH_NOTICE):
+            await self._run.gone.wait()
+        if self._run.failure is not None:
+            raise ModelCrashed(self._run.failure)
+        self._finish()
+
+    async def _lament(self) -> None:
+        model = self._run.model.id
+        unreachable = UpstreamUnreachable(f"`{model}` closed the connection before the end of its answer")
+        raise await _last_words(self._run, unreachable)
+
+    def _finish(self) -> None:
+        self._close()
+        self._client.finish(self._lines.rest() if self._lines is not None else b"")
+
+    def _fail(self, error: SupervisorError) -> None:
+        self._close()
+        logger.warning("%s could not answer %s: %s", self._run.model.id, self._call.target.decode("latin-1"), error)
+        self._answer.fail(error)
+
+    def _close(self) -> None:
+        """Give everything back."""
+        self._let_go()
+        self._run.awaited -= 1
+        self._lease.give_back()
+
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._up.release(connection)
+
+    def _later(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._waiting(work))
+
+    async def _waiting(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        try:
+            await work()
+        except SupervisorError as exc:
+            self._fail(exc)
+        except Exception:
+            logger.exception("bug: an answer of %s broke", self._run.model.id)
+            self._fail(InternalError("something broke; the service's log has the details"))
+
+
+async def _last_words(run: LiveRun, error: UpstreamUnreachable) -> SupervisorError:
+    """What became of the child behind a connection that ended: its crash, our own doing, or nothing known."""
+    if run.is_cut_by_shutdown:
+        return ShuttingDown("the service was shut down before the answer was complete")
+    if run.scope.cancel_called:
+        return ModelUnloaded(f"`{run.model.id}` was unloaded before it had answered")
+    with anyio.move_on_after(LAST_WORDS):
+        await run.gone.wait()
+    return ModelCrashed(run.failure) if run.failure is not None else error
+
+
+def _message(body: bytes) -> str:
+    """What a child's error says."""
+    try:
+        return str(msgspec.json.decode(body)["error"]["message"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return body[:200].decode(errors="replace")

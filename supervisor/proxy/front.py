@@ -1,0 +1,310 @@
+"""A client's connection: requests parsed one after another, each handed on when it is whole.
+
+uvicorn listens, accepts and shuts down; this is the protocol class it is given. What its own leaves open is decided
+here: the size of a head, how long a connection may be idle, odd framings, and `Upgrade: h2c` (spec: python-io.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
+
+import httptools
+
+from supervisor.errors import InternalError, InvalidRequest, RequestTimeout
+from supervisor.proxy.client import STATUS_LINES, Client, Plane
+from supervisor.proxy.dialects import Dialect, error_response
+from supervisor.proxy.heads import header
+from supervisor.proxy.objections import HEAD_LIMIT, head_too_large, objection
+
+if TYPE_CHECKING:
+    import uvicorn
+    from uvicorn.server import ServerState
+
+    from supervisor.errors import SupervisorError
+    from supervisor.proxy.upstream import Headers
+
+logger = logging.getLogger("supervisor.proxy")
+
+IDLE_SECONDS = 75.0
+"""Longer than the pools of common clients keep a connection, so that theirs ends first (spec: python-io.md)."""
+HEAD_SECONDS = 30.0
+"""How long the head of a request may take."""
+
+
+class Front(asyncio.Protocol):
+    """One connection of a client, with uvicorn's constructor."""
+
+    def __init__(
+        self,
+        plane: Plane,
+        *,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._plane = plane
+        self._config = config
+        self._state = server_state
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._current: Client | None = None
+        """Whose answer is awaited or under way."""
+        self._receiving: Client | None = None
+        """Whose body is on its way."""
+        self._pending: deque[Client] = deque()
+        """Requests that came before the one in front of them was answered."""
+        self._is_closing = False
+        self._is_shutting_down = False
+        self._is_lagging = False
+        """Whether the client has not taken what was written; until it has, no further request is served."""
+        self._in_head = True
+        self._head_size = 0
+        """Bytes since the last that became part of a body, or ended a head."""
+        self._since = self._loop.time()
+        """When the head under way began, or the connection became idle."""
+        self._new_parser()
+
+    def _new_parser(self) -> None:
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)  # it is answered first, then closed
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by name
+        self._state.connections.add(cast("Any", self))
+        peer = transport.get_extra_info("peername")
+        self._address = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple | list) else None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_closing = True
+        self._state.connections.discard(cast("Any", self))
+        for client in (self._current, *self._pending):
+            if client is not None:
+                client.left()
+        self._pending.clear()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_closing and self._receiving is None:
+            return
+        if not self._head_size and not self._is_closing:
+            self._since = self._loop.time()
+        self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            self._upgrade(data[exc.args[0] :])
+        except httptools.HttpParserCallbackError:
+            logger.exception("bug: a request broke")
+            self._reject(InternalError("something broke; the service's log has the details"))
+        except httptools.HttpParserError:
+            self._reject(InvalidRequest("this is not HTTP as this service speaks it"))
+        else:
+            if self._head_size > HEAD_LIMIT:
+                self._reject(head_too_large())
+
+    def pause_writing(self) -> None:
+        self._is_lagging = True
+        if self._current is not None:
+            self._current.lags()
+
+    def resume_writing(self) -> None:
+        self._is_lagging = False
+        if self._current is not None:
+            self._current.keeps_up()
+        elif self._pending:
+            self._loop.call_soon(self._next)
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        self._head_size = self._head_size or 1  # behind another request in the same segment
+        self._url = b""
+        self._headers: Headers = []
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # else a trailer
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_size = 0
+        if self._is_closing or self._parser.should_upgrade():
+            return
+        path, _, query = self._url.partition(b"?")
+        text = path.decode("ascii", "replace")
+        client = Client(
+            self._transport,
+            self._parser.get_method().decode("ascii"),
+            (unquote(text) if "%" in text else text, path, query),
+            self._headers,
+            version=self._parser.get_http_version(),
+            address=self._address,
+            ended=self._answered,
+        )
+        client.keep_alive = self._parser.should_keep_alive() and not self._is_shutting_down
+        self._receiving = client
+        if self._current is not None or self._pending or self._is_lagging:
+            self._pending.append(client)
+            self._transport.pause_reading()
+            return
+        self._current = client
+        error = objection(client)
+        if error is not None:
+            self._plane.refuse(client, error)
+        else:
+            self._begin(client)
+
+    def on_body(self, piece: bytes) -> None:
+        self._head_size = 0
+        client = self._receiving
+        if client is not None and not client.is_answered:
+            client.feed(piece)
+            if client is not self._current:
+                self._transport.pause_reading()  # whoever is in front of it may have resumed it for itself
+            if client is self._current and client.listener is None:
+                self._plane.grew(client)
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._head_size = 0
+        client, self._receiving = self._receiving, None
+        if client is None:
+            return
+        if client.is_answered:
+            self._close()  # the rest of a request that was refused before it was whole
+            return
+        client.complete()
+        if client is self._current and client.listener is None:
+            self._plane.whole(client)
+
+    # One request after another.
+
+    def _begin(self, client: Client) -> None:
+        expect = header(client.headers, b"expect")
+        self._plane.began(client)
+        if expect is None or expect.lower() != b"100-continue" or client.version == "1.0":
+            return
+        if not client.is_answered and not client.is_whole:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _answered(self) -> None:
+        """The answer is out; the connection is ready for the next request, or ends."""
+        client, self._current = self._current, None
+        self._state.total_requests += 1
+        self._since = self._loop.time()
+        if client is None or not client.keep_alive or self._is_shutting_down:
+            self._is_closing = True
+            if client is None or client.is_whole:
+                self._close()
+            else:
+                self._transport.resume_reading()  # to drop the rest of it: a reset would destroy the answer
+        elif self._pending:
+            self._loop.call_soon(self._next)
+        else:
+            self._transport.resume_reading()  # it may have been paused for a child that was slow
+
+    def _next(self) -> None:
+        """Serve a request that has waited for the one before it."""
+        if self._is_closing or self._is_lagging or self._current is not None or not self._pending:
+            return
+        client = self._current = self._pending.popleft()
+        error = objection(client)
+        if error is not None:
+            client.keep_alive = False
+            self._plane.refuse(client, error)
+            return
+        self._begin(client)
+        if client.body_size and client.listener is None and not client.is_answered:
+            self._plane.grew(client)
+        if client.is_whole and client.listener is None and not client.is_answered:
+            self._plane.whole(client)
+        if not self._pending:
+            self._transport.resume_reading()
+
+    def _upgrade(self, rest: bytes) -> None:
+        """A websocket is uvicorn's; any other upgrade is declined by serving the request as if it had not asked."""
+        if self._parser.get_method() == b"CONNECT":
+            self._reject(
+                InvalidRequest("the request's target has to be a path", hint="this service is no forward proxy")
+            )
+        elif (header(self._headers, b"upgrade") or b"").lower() != b"websocket":
+            head = self._head_without_upgrade()
+            self._new_parser()
+            self.data_received(head + rest)
+        elif self._parser.get_method() != b"GET":
+            self._reject(InvalidRequest("a websocket begins with GET"))
+        elif self._current is None:
+            self._state.connections.discard(cast("Any", self))
+            protocol = cast("Any", self._config.ws_protocol_class)(
+                config=self._config, server_state=self._state, app_state=self._app_state
+            )
+            protocol.connection_made(self._transport)
+            protocol.data_received(self._head(self._headers) + rest)
+            self._transport.set_protocol(protocol)
+        else:
+            self._close()
+
+    def _head_without_upgrade(self) -> bytes:
+        dropped = {b"upgrade", b"connection", b"http2-settings"}
+        return self._head([pair for pair in self._headers if pair[0] not in dropped])
+
+    def _head(self, headers: Headers) -> bytes:
+        lines = b"".join(b"%b: %b\r\n" % pair for pair in headers)
+        return b"%b %b HTTP/1.1\r\n%b\r\n" % (self._parser.get_method(), self._url, lines)
+
+    def _reject(self, error: SupervisorError) -> None:
+        """Refuse what is no request; nothing on this connection can be understood any more."""
+        broken, self._receiving = self._receiving, None
+        if self._current is None:
+            self._write_error(error)
+            self._close()
+        elif broken is self._current:
+            if broken.listener is None:
+                broken.keep_alive = False
+                self._plane.refuse(broken, error)
+            self._close()
+        else:  # the requests before it are none the worse; the one under way is the last that is answered
+            self._is_closing = True
+            self._current.keep_alive = False
+
+    def _write_error(self, error: SupervisorError) -> None:
+        if not self._is_closing:
+            status, headers, body = error_response(error, Dialect.OPENAI, b"")
+            lines = b"".join(b"%b: %b\r\n" % pair for pair in headers)
+            self._transport.write(STATUS_LINES[status] + lines + b"connection: close\r\n\r\n" + body)
+
+    def _close(self) -> None:
+        self._is_closing = True
+        self._transport.close()
+
+    # What the server asks.
+
+    def shutdown(self) -> None:
+        """Serve no further request: uvicorn calls this when the service ends."""
+        self._is_shutting_down = True
+        if self._current is None:
+            self._close()
+        else:
+            self._current.keep_alive = False
+
+    def sweep(self, now: float) -> None:
+        """Close a connection that has been idle, or busy with the head of one request, for too long."""
+        if self._is_closing:
+            if self._current is None and now - self._since > IDLE_SECONDS:
+                self._transport.abort()  # it neither sends the rest of what was refused, nor takes its answer
+            return
+        if self._current is not None or self._receiving is not None:
+            return
+        if self._head_size and now - self._since > HEAD_SECONDS:
+            self._reject(RequestTimeout(f"the head of the request did not come within {HEAD_SECONDS:.0f} s"))
+        elif now - self._since > IDLE_SECONDS:
+            self._close()
