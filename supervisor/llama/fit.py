@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
     from supervisor.config.values import Option
 
-_OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
-_LAYERS = ("n-gpu-layers", "gpu-layers", "ngl")
+_LEFT_ALONE = re.compile(r"fit\w*: .*(?:, no changes needed|already set by user.*, abort)$")
 
 
 def slot_context(options: Mapping[str, Option], trained: int | None) -> int | None:
@@ -24,25 +23,23 @@ def slot_context(options: Mapping[str, Option], trained: int | None) -> int | No
     if not isinstance(asked, int) or asked < 0:
         return None
     total, slots = asked or trained, options.get("parallel", options.get("np"))
-    if total and isinstance(slots, int) and slots > 0 and not options.get("kv-unified"):
+    if total and isinstance(slots, int) and slots > 0 and not options.get("kv-unified", options.get("kvu")):
         return total // slots
     return total
 
 
-def offloaded_layers(line: str) -> tuple[int, int] | None:
-    """How many of how many layers went to the GPU, from the line a child logs at verbosity 4."""
-    match = _OFFLOADED.search(line) if "offloaded" in line else None
-    return (int(match[1]), int(match[2])) if match else None
+def left_alone(line: str) -> bool:
+    """Whether fitting says in this line that it changes nothing on a device; a child logs it at verbosity 4.
+
+    How many layers were offloaded does not tell: experts may stay behind, and a draft model counts its own.
+    """
+    return "fit" in line and _LEFT_ALONE.search(line) is not None
 
 
 def kept_all(
-    options: Mapping[str, Option],
-    payload: Mapping[str, object],
-    offloaded: tuple[int, int] | None,
-    *,
-    has_devices: bool,
+    options: Mapping[str, Option], payload: Mapping[str, object], *, was_left_alone: bool, has_devices: bool
 ) -> bool:
-    """Whether a start with fitting came out as asked for: the context whole, the layers where they belong.
+    """Whether a start with fitting came out as asked for: the context whole, and what is on devices left alone.
 
     `payload` is what the child says of its model when it is ready. What is not known counts as changed.
     """
@@ -51,7 +48,4 @@ def kept_all(
     wanted = slot_context(options, trained if isinstance(trained, int) else None)
     if wanted is None or not isinstance(given, int) or given < wanted:
         return False
-    if not has_devices:
-        return True
-    asked = next((options[name] for name in _LAYERS if name in options), "all")
-    return offloaded is not None and (offloaded[0] == offloaded[1] or offloaded[0] == asked)
+    return was_left_alone or not has_devices

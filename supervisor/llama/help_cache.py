@@ -154,7 +154,7 @@ def _load(cache_dir: Path | None, file: _Help) -> _Help | None:
         return None
     try:
         found = msgspec.json.decode(_cache_file(cache_dir, file).read_bytes(), type=_Help)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, ValueError):
         return None
     return found if found.is_of(file) else None
 

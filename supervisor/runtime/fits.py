@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -62,7 +63,7 @@ class Fits:
     def _load(self) -> dict[str, Fit]:
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Fit]) if self._path else {}
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, ValueError):
             return {}  # never written, or by another version: it will be learned again
 
     def _save(self) -> None:
@@ -76,6 +77,8 @@ class Fits:
             unfinished.write_bytes(msgspec.json.encode(self._known))
             unfinished.replace(self._path)
         except OSError as exc:
+            with suppress(OSError):
+                unfinished.unlink()
             logger.warning("cannot keep what starts have taught in %s: %s", self._path, exc)
 
 

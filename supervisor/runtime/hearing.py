@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from supervisor.llama.diagnosis import first_known
-from supervisor.llama.fit import offloaded_layers, slot_context
+from supervisor.llama.fit import left_alone, slot_context
 from supervisor.llama.warnings import ModelWarning, warning_in
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def listen(live: LiveRun, text: str) -> None:
     level = _LEVEL.match(text)
     if is_serving and (level is None or level[1] in "DI"):
         return
-    if not is_serving and (offloaded := offloaded_layers(text)):
-        live.offloaded = offloaded
+    if not is_serving and left_alone(text):
+        live.was_left_alone = True
     if warning := warning_in(text):
         live.warn(warning)
     if is_serving and level and level[1] == "E" and live.child:
@@ -50,7 +50,7 @@ def load_report(live: LiveRun, payload: Mapping[str, object], tuning: Tuning, pr
     meta = payload.get("meta")
     size = meta.get("size") if isinstance(meta, dict) else None
     told = live.child.clock.report(time.monotonic(), size=size if isinstance(size, int) else None)
-    told = replace(told, is_fitted=not tuning.skips_fit)
+    told = replace(told, is_fitted=None if tuning.key is None else not tuning.skips_fit)
     if prefetch is None:
         return told
     prefetch.stop()

@@ -101,7 +101,7 @@ class Launcher:
         """A start; another without our shortcut if that failed, and others if it failed without a word."""
         tuning = await self._tuner.tuning(live.model, inspection, beside=tuple(self._running.values()))
         command, end = await self._attempt(live, inspection, tuning, on_ready)
-        if tuning.skips_fit and end.phase == "loading":
+        if tuning.skips_fit and end.phase == "loading" and end.gave_up is None:
             logger.info("%s did not start with `--fit off` as it did before; trying without", live.model.id)
             self._tuner.forget(tuning)
             tuning = await self._tuner.tuning(live.model, inspection, beside=tuple(self._running.values()))
@@ -129,6 +129,7 @@ class Launcher:
             is_ready.set()
 
         self._running[live.id] = live.model
+        live.was_left_alone = False
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(watch_for_stalls, live)

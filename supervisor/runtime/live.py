@@ -41,7 +41,6 @@ class LiveRun:
         "leases",
         "load",
         "model",
-        "offloaded",
         "ready_payload",
         "ready_seconds",
         "scope",
@@ -49,6 +48,7 @@ class LiveRun:
         "started_at",
         "used_at",
         "warnings",
+        "was_left_alone",
     )
 
     def __init__(self, run: Run) -> None:
@@ -70,8 +70,8 @@ class LiveRun:
         """How long the start took."""
         self.load: LoadReport | None = None
         """What the phases of its start cost."""
-        self.offloaded: tuple[int, int] | None = None
-        """How many of how many layers went to the GPU, where the child tells."""
+        self.was_left_alone = False
+        """Whether fitting, where the child tells, has changed nothing on its devices."""
         self.warnings: dict[str, ModelWarning] = {}
         """What runs otherwise than it was meant to, by message."""
         self.failure: Failure | None = None

@@ -25,8 +25,8 @@ class LoadReport:
     prefetched: int = 0
     """Bytes that we read into the page cache ahead of the child."""
     prefetch_seconds: float = 0.0
-    is_fitted: bool = True
-    """False if fitting was left out, as known to change nothing."""
+    is_fitted: bool | None = None
+    """False if fitting was left out, as known to change nothing; None where that is not our doing."""
 
     @property
     def _phases(self) -> tuple[tuple[str, float | None], ...]:
@@ -55,7 +55,7 @@ class LoadReport:
     def __str__(self) -> str:
         """As the log says it."""
         parts = [f"{name.replace('_', '-')} {value:.2f}" for name, value in self._phases if value is not None]
-        if not self.is_fitted:
+        if self.is_fitted is False:
             parts.append("no fit")
         if (speed := self.read_speed) is not None:
             parts.append(f"{speed / GIGA:.1f} GB/s")
@@ -80,12 +80,17 @@ class LoadClock:
             self._first_word = now
 
     def progressed(self, fraction: float, now: float) -> None:
-        """It told how much is read. It begins twice: the first time it reads only what it has to know."""
+        """It told how much is read. It begins twice: the first time it reads only what it has to know.
+
+        What it reads after the model, a projector or a draft, belongs to the warm-up.
+        """
+        if self._read is not None:
+            return
         if fraction >= 1.0:
             self._read = now
         elif fraction == 0.0:
             self._first_begin = now if self._first_begin is None else self._first_begin
-            self._last_begin, self._read = now, None
+            self._last_begin = now
 
     def report(self, now: float, *, size: int | None = None) -> LoadReport:
         """What it came to; now the child is ready."""

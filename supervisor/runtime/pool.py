@@ -69,6 +69,8 @@ class Pool:
         self._runs: dict[RunId, LiveRun] = {}
         self._open: dict[str, LiveRun] = {}
         """Runs that may be leased without asking the planner, by model."""
+        self._expected: str | None = None
+        """The model whose files are read ahead for a swap."""
         self._gates: dict[TicketId, asyncio.Future[LiveRun]] = {}
         self._fingerprints: dict[str, Fingerprint] = {}
         """What the files of a model were when it failed for good."""
@@ -218,11 +220,14 @@ class Pool:
         }
 
     def _expect(self) -> None:
-        """While somebody is told to leave, what it makes room for may be prepared."""
+        """While somebody is told to leave, what it makes room for may be prepared, until its child takes that over."""
         fleet = self.fleet
+        if any(live.model.id == self._expected and live.child is None for live in self._runs.values()):
+            return
         is_swapping = any(run.retiring is Reason.EVICTED for run in fleet.runs)
         cold = (name for name in fleet.queue.wanted if (run := fleet.run_of(name)) is None or run.is_leaving)
         coming = next(cold, None) if is_swapping else None
+        self._expected = coming
         self._launcher.expect(self.config.models[coming] if coming else None)
 
     def _arm(self, now: float) -> None:

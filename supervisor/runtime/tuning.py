@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("supervisor.tuning")
 
 TRACE = 4
-"""The verbosity at which a child tells how many layers went to the GPU."""
+"""The verbosity at which a child tells what fitting does."""
 _FIT = ("fit", "fit-target", "fit-ctx", "fitt", "fitc")
 _VERBOSITY = ("verbosity", "log-verbosity", "lv", "verbose", "log-verbose", "v")
 _FREE = re.compile(r", \d+ \w+ free")
@@ -64,9 +64,10 @@ class Tuner:
         return replace(tuning, options={**tuning.options, **mode})
 
     def _fitting(self, model: Model, catalogue: Catalogue, devices: Sequence[str] | None, beside: int) -> Tuning:
-        if not model.fit_cache or any(name in model.options for name in _FIT) or not catalogue.find("fit"):
+        fits_itself = "LLAMA_ARG_FIT" in model.env or any(name in model.options for name in _FIT)
+        if not model.fit_cache or fits_itself or not catalogue.find("fit"):
             return Tuning()
-        has_devices = devices is None or bool(devices)
+        has_devices = devices is None or bool(devices) or "rpc" in model.options
         key = self._key(model, devices)
         if self._fits.can_skip(key, available=available_memory(), beside=beside, has_devices=has_devices):
             return Tuning({"fit": "off"}, key, beside, has_devices, skips_fit=True)
@@ -100,7 +101,7 @@ class Tuner:
         whole = kept_all(
             model_options(model, self._inspector.around),
             live.ready_payload,
-            live.offloaded,
+            was_left_alone=live.was_left_alone,
             has_devices=tuning.has_devices,
         )
         used = resident_bytes(live.pid)

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.llama.fit import kept_all, offloaded_layers, slot_context
+from supervisor.llama.fit import kept_all, left_alone, slot_context
 
 if TYPE_CHECKING:
     from supervisor.config.values import Option
 
 TRAINED = 2048
-WHOLE, PARTIAL = (19, 19), (10, 19)
 
 OPTIONS = st.fixed_dictionaries(
     {},
@@ -22,11 +21,9 @@ OPTIONS = st.fixed_dictionaries(
         "ctx-size": st.integers(-1, 1 << 20),
         "parallel": st.integers(-1, 64),
         "kv-unified": st.booleans(),
-        "n-gpu-layers": st.integers(-1, 40) | st.sampled_from(["auto", "all"]),
     },
 )
 TOKENS = st.integers(0, 1 << 20)
-LAYERS = st.none() | st.tuples(st.integers(0, 40), st.integers(1, 40))
 
 
 def payload(given: object = TRAINED, trained: object = TRAINED) -> dict[str, object]:
@@ -50,6 +47,7 @@ def payload(given: object = TRAINED, trained: object = TRAINED) -> dict[str, obj
         ({"parallel": 4}, TRAINED, 512),
         ({"parallel": 4}, None, None),
         ({"ctx-size": 512, "parallel": 4, "kv-unified": True}, TRAINED, 512),
+        ({"ctx-size": 512, "parallel": 4, "kvu": True}, TRAINED, 512),
         ({"ctx-size": 512, "parallel": 4, "kv-unified": False}, TRAINED, 128),
         ({"ctx-size": 512, "parallel": -1}, TRAINED, 512),
         ({"ctx-size": 512, "parallel": 1}, TRAINED, 512),
@@ -89,59 +87,37 @@ def test_the_context_of_one_slot(options: dict[str, Option], trained: int | None
 )
 def test_the_context_must_be_whole(options: dict[str, Option], said: dict[str, object], expected: bool) -> None:
     """A start on the processor alone is kept if its context is; what is not known counts as changed."""
-    assert kept_all(options, said, None, has_devices=False) is expected
+    assert kept_all(options, said, was_left_alone=False, has_devices=False) is expected
 
 
 @pytest.mark.parametrize(
-    ("options", "offloaded", "expected"),
-    [
-        ({}, WHOLE, True),
-        ({}, PARTIAL, False),
-        ({}, None, False),
-        ({"n-gpu-layers": "all"}, WHOLE, True),
-        ({"n-gpu-layers": "auto"}, PARTIAL, False),
-        ({"n-gpu-layers": 10}, PARTIAL, True),
-        ({"gpu-layers": 10}, PARTIAL, True),
-        ({"ngl": 10}, PARTIAL, True),
-        ({"n-gpu-layers": 12}, PARTIAL, False),
-        ({"n-gpu-layers": 99}, WHOLE, True),
-        ({"n-gpu-layers": 0}, (0, 19), True),
-        ({"n-gpu-layers": 10}, None, False),
-    ],
+    ("given", "was_left_alone", "expected"),
+    [(TRAINED, True, True), (TRAINED, False, False), (1024, True, False), (1024, False, False)],
 )
-def test_layers_must_be_where_they_were_asked_for(
-    options: dict[str, Option], offloaded: tuple[int, int] | None, expected: bool
-) -> None:
-    """With devices, every layer or as many as were asked for must have gone there, and the child must have said so."""
-    assert kept_all(options, payload(), offloaded, has_devices=True) is expected
+def test_devices_must_have_been_left_alone(given: int, was_left_alone: bool, expected: bool) -> None:
+    """With devices, the child must have said that fitting changed nothing there; the context must be whole as well."""
+    assert kept_all({}, payload(given), was_left_alone=was_left_alone, has_devices=True) is expected
 
 
-def test_layers_do_not_make_up_for_a_context() -> None:
-    """With devices, the context must be whole too."""
-    assert not kept_all({}, payload(given=1024), WHOLE, has_devices=True)
-
-
-@given(OPTIONS, st.tuples(TOKENS, TOKENS).map(sorted), st.integers(1, 1 << 20), LAYERS, st.booleans())
+@given(OPTIONS, st.tuples(TOKENS, TOKENS).map(sorted), st.integers(1, 1 << 20), st.booleans(), st.booleans())
 def test_more_context_is_never_worse(
-    options: dict[str, Option],
-    contexts: list[int],
-    trained: int,
-    offloaded: tuple[int, int] | None,
-    has_devices: bool,
+    options: dict[str, Option], contexts: list[int], trained: int, was_left_alone: bool, has_devices: bool
 ) -> None:
     """A start that was kept would have been kept with any larger context too."""
-    less, more = (kept_all(options, payload(given, trained), offloaded, has_devices=has_devices) for given in contexts)
+    less, more = (
+        kept_all(options, payload(given, trained), was_left_alone=was_left_alone, has_devices=has_devices)
+        for given in contexts
+    )
 
     assert more or not less
 
 
-@given(OPTIONS, TOKENS, st.integers(1, 1 << 20), LAYERS)
-def test_devices_only_ask_for_more(
-    options: dict[str, Option], given: int, trained: int, offloaded: tuple[int, int] | None
-) -> None:
+@given(OPTIONS, TOKENS, st.integers(1, 1 << 20), st.booleans())
+def test_devices_only_ask_for_more(options: dict[str, Option], given: int, trained: int, was_left_alone: bool) -> None:
     """What is kept on a device would be kept without one."""
     with_devices, without = (
-        kept_all(options, payload(given, trained), offloaded, has_devices=there) for there in (True, False)
+        kept_all(options, payload(given, trained), was_left_alone=was_left_alone, has_devices=there)
+        for there in (True, False)
     )
 
     assert without or not with_devices
@@ -165,21 +141,42 @@ def test_more_slots_never_get_more(options: dict[str, Option], trained: int, slo
 )
 def test_any_words_of_a_child_are_borne(said: dict[str, object]) -> None:
     """Whatever another version says of its model, the worst is that nothing is learned."""
-    assert kept_all({"ctx-size": 512}, said, WHOLE, has_devices=True) in {True, False}
+    assert kept_all({"ctx-size": 512}, said, was_left_alone=True, has_devices=True) in {True, False}
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("0.00.009.462 I load_tensors: offloaded 19/19 layers to GPU", (19, 19)),
-        ("0.00.174.864 I load_tensors: offloaded 9/49 layers to GPU", (9, 49)),
-        ("load_tensors: offloaded 0/3 layers to GPU", (0, 3)),
-        ("0.00.009.461 I load_tensors: offloading output layer to GPU", None),
-        ("0.00.009.462 I load_tensors: offloading 1 repeating layers to GPU", None),
-        ("offloaded nothing", None),
-        ("", None),
+        (
+            "0.00.008.564 I common_params_fit_impl: will leave 24100 >= 1024 MiB of system memory, no changes needed",
+            True,
+        ),
+        (
+            "0.00.012.499 I common_params_fit_impl: will leave 24100 >= 1024 MiB of free device memory,"
+            " no changes needed",
+            True,
+        ),
+        (
+            "common_params_fit_impl: targets for free memory can be met on all devices, no changes needed",
+            True,
+        ),
+        ("llama_params_fit_impl: will leave 9 >= 8 MiB of free device memory, no changes needed", True),
+        (
+            "0.00.012.930 W common_fit_params: failed to fit params to free device memory:"
+            " n_gpu_layers already set by user to 3, abort",
+            True,
+        ),
+        ("0.00.008.565 I common_fit_params: successfully fit params to free device memory", False),
+        (
+            "0.00.010.167 I common_params_fit_impl: cannot meet free memory target of 24045 MiB,"
+            " need to reduce device memory by 41 MiB",
+            False,
+        ),
+        ("0.00.010.168 I common_params_fit_impl: context size set by user to 512 -> no change", False),
+        ("0.00.009.462 I load_tensors: offloaded 19/19 layers to GPU", False),
+        ("", False),
     ],
 )
-def test_offloaded_layers(line: str, expected: tuple[int, int] | None) -> None:
-    """The line in which a child counts its layers is read with llama-server's prefix and without; others are not."""
-    assert offloaded_layers(line) == expected
+def test_left_alone(line: str, expected: bool) -> None:
+    """Fitting says when it changes nothing, or gives up before it does; whatever else is said is no proof."""
+    assert left_alone(line) is expected

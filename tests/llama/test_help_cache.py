@@ -85,7 +85,9 @@ async def test_a_rebuilt_binary_is_asked_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("content", [b"", b"{", b'{"path": 1}', b'{"path": "/x", "size": 1, "mtime_ns": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"path": "\xff"}', b'{"path": 1}', b'{"path": "/x", "size": 1, "mtime_ns": 1}']
+)
 async def test_a_spoiled_cache_is_ignored_and_replaced(tmp_path: Path, content: bytes) -> None:
     """A cut, foreign or older cache file costs one more question and nothing else."""
     binary, cache = server(tmp_path), tmp_path / "cache"

@@ -205,7 +205,6 @@ async def test_the_next_model_is_expected_while_the_other_drains() -> None:
             request.cancel()
 
 
-@pytest.mark.xfail(strict=True, reason="the pool expects nobody any more once the next run is spawned")
 async def test_the_next_run_takes_over_what_was_read_for_it() -> None:
     """The model is expected until its own start can claim what has been read; then nobody is."""
     async with a_pool(config("a", "b")) as (pool, launcher):

@@ -86,14 +86,14 @@ class Scene:
         self,
         payload: Mapping[str, object] = WHOLE,
         *,
-        offloaded: tuple[int, int] | None = None,
+        was_left_alone: bool = False,
         beside: int = 0,
         tuner: Tuner | None = None,
     ) -> Tuning:
         """A start that becomes ready and says this."""
         tuner = tuner or self.service()
         tuning = await tuner.tuning(self.model, self.inspection, beside=company(beside))
-        await tuner.learn(ready(self.model, payload, offloaded), tuning, self.binary)
+        await tuner.learn(ready(self.model, payload, was_left_alone), tuning, self.binary)
         return tuning
 
 
@@ -106,11 +106,11 @@ def live_run(model: Model) -> LiveRun:
     return LiveRun(Run(RunId(1), model, Phase.STARTING, 0.0, 0.0))
 
 
-def ready(model: Model, payload: Mapping[str, object], offloaded: tuple[int, int] | None = None) -> LiveRun:
+def ready(model: Model, payload: Mapping[str, object], was_left_alone: bool = False) -> LiveRun:
     """A run that has become ready; its process is ours."""
     live = live_run(model)
     live.child = SimpleNamespace(pid=os.getpid())  # type: ignore[assignment]
-    live.ready_payload, live.offloaded = payload, offloaded
+    live.ready_payload, live.was_left_alone = payload, was_left_alone
     return live
 
 
@@ -255,22 +255,39 @@ async def test_a_device_that_comes_during_a_start_teaches_nothing(scene: Scene) 
 # With devices.
 
 
-async def test_with_a_device_the_first_start_tells_its_layers(scene: Scene) -> None:
-    """Where the layers went a child says at a higher verbosity only; a known start need not say it."""
+async def test_with_a_device_the_first_start_tells_of_fitting(scene: Scene) -> None:
+    """What fitting did a child says at a higher verbosity only; a known start need not say it."""
     scene.sees(GPU)
-    first = await scene.start(offloaded=(19, 19))
+    first = await scene.start(was_left_alone=True)
 
     assert first.options == {"verbosity": TRACE}
     assert (await scene.next()).options == {"fit": "off"}
 
 
-@pytest.mark.parametrize("offloaded", [None, (10, 19)])
-async def test_layers_that_were_kept_back_fit_again(scene: Scene, offloaded: tuple[int, int] | None) -> None:
-    """A start that left layers to the processor, or did not say, is fitted anew."""
+async def test_a_start_that_was_not_left_alone_fits_again(scene: Scene) -> None:
+    """A start that was changed on its device, or did not say, is fitted anew."""
     scene.sees(GPU)
-    await scene.start(offloaded=offloaded)
+    await scene.start()
 
     assert (await scene.next()).options == {"verbosity": TRACE}
+
+
+async def test_another_machine_is_a_device(scene: Scene) -> None:
+    """`rpc` names devices that only the start itself sees."""
+    scene.model = replace(scene.model, options={**scene.model.options, "rpc": "10.0.0.1:50052"})
+    first = await scene.start()
+    assert first.options == {"verbosity": TRACE}
+    assert not (await scene.next()).skips_fit
+
+    await scene.start(was_left_alone=True)
+    assert (await scene.next()).skips_fit
+
+
+async def test_a_variable_may_say_how_to_fit(scene: Scene) -> None:
+    """`LLAMA_ARG_FIT` in the model's own variables is the same as the option."""
+    scene.model = replace(scene.model, env={"LLAMA_ARG_FIT": "on"})
+
+    assert await scene.start() == Tuning()
 
 
 @pytest.mark.parametrize("name", ["verbosity", "log-verbosity", "lv", "verbose", "log-verbose", "v"])
@@ -285,7 +302,7 @@ async def test_a_verbosity_that_was_chosen_stays(scene: Scene, name: str) -> Non
 async def test_free_memory_is_not_part_of_what_a_device_is(scene: Scene) -> None:
     """The same card with less memory free is the same card; another card, or one more, is not."""
     scene.sees(GPU)
-    await scene.start(offloaded=(19, 19))
+    await scene.start(was_left_alone=True)
     scene.sees(GPU.replace("23000 MiB free", "9 MiB free"))
     assert (await scene.next()).skips_fit
 
@@ -298,22 +315,22 @@ async def test_more_company_than_at_first_fits_again(scene: Scene) -> None:
     """Other children may hold memory of the device; what is learned beside them holds beside them."""
     scene.sees(GPU)
     tuner = scene.service()
-    await scene.start(offloaded=(19, 19), tuner=tuner)
+    await scene.start(was_left_alone=True, tuner=tuner)
     assert not (await tuner.tuning(scene.model, scene.inspection, beside=company(1))).skips_fit
 
-    await scene.start(offloaded=(19, 19), beside=1, tuner=tuner)
+    await scene.start(was_left_alone=True, beside=1, tuner=tuner)
     assert (await tuner.tuning(scene.model, scene.inspection, beside=company(1))).skips_fit
     assert (await tuner.tuning(scene.model, scene.inspection, beside=())).skips_fit
 
 
 async def test_a_binary_that_does_not_name_its_devices_may_have_some(scene: Scene) -> None:
-    """Where nobody knows of devices, the child has to say where its layers went."""
+    """Where nobody knows of devices, the child has to say what fitting did."""
     scene.binary.write_text("#!/bin/sh\nexit 1\n")
     first = await scene.start()
     assert first.options == {"verbosity": TRACE}
     assert not (await scene.next()).skips_fit
 
-    await scene.start(offloaded=(3, 3))
+    await scene.start(was_left_alone=True)
     assert (await scene.next()).skips_fit
 
 
@@ -400,10 +417,10 @@ async def test_a_failed_shortcut_is_taken_back_at_once(scene: Scene) -> None:
     assert not (await scene.next()).skips_fit
 
 
-async def test_a_failed_shortcut_asks_for_the_layers_again(scene: Scene) -> None:
+async def test_a_failed_shortcut_asks_for_fitting_again(scene: Scene) -> None:
     """On a device, the second attempt may teach."""
     scene.sees(GPU)
-    await scene.start(offloaded=(19, 19))
+    await scene.start(was_left_alone=True)
 
     assert (await attempts_of(scene, FAILED, CRASHED))[0] == [{"fit": "off"}, {"verbosity": TRACE}]
 

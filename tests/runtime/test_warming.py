@@ -46,9 +46,10 @@ class SlowDisk:
     files: list[SlowFile] = field(default_factory=list)
 
     def weights(self, model: Model) -> Sequence[SlowFile]:
+        """Two, so that a reader which was stopped at the first leaves the second alone."""
         self.begun.append(model.id)
-        self.files.append(SlowFile())
-        return self.files[-1:]
+        self.files += [SlowFile(), SlowFile()]
+        return self.files[-2:]
 
     def go_on(self) -> None:
         for file in self.files:
@@ -120,7 +121,7 @@ def test_a_swap_that_is_called_off_stops_reading(disk: SlowDisk) -> None:
     warmer = warmer_of(disk)
     warmer.expect(A)
     warmer.expect(None)
-    disk.go_on()
+    disk.files[0].go.set()
     eventually(lambda: not readers())
 
     prefetch = started(warmer.claim(A))
