@@ -44,6 +44,7 @@ IO = {"os", "io", "socket", "subprocess", "asyncio", "anyio", "threading", "time
 DOORS = {
     "tomllib": ("config/",),
     "tomlkit": ("config/",),
+    "yaml": ("config/llama_swap/document",),
     "msgspec": (
         "config/",
         "llama/help_cache",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tomlkit.items import Item, Table
 
 SECTIONS = ("server", "defaults")
-GROUPS = ("models", "variants")
+GROUPS = ("models", "variants", "peers", "selectors", "profiles")
 """Tables of tables, each with a header of its own; any other table goes on one line."""
 
 

@@ -5,6 +5,7 @@ In the filters made here no field is in two of `strip`, `defaults` and `force`, 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from supervisor.config.options import OTHER_NAMES, SAMPLING
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from supervisor.config.values import Json, Option
+
+
+_DOT = re.compile(r"(?<!\\)\.")
+
+
+def path(field: str) -> tuple[str, ...]:
+    """The steps of a field's path: `a.b` is `b` in the object `a`; a dot behind a backslash belongs to a name."""
+    return tuple(step.replace("\\.", ".") for step in _DOT.split(field))
 
 
 def filters(

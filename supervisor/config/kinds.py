@@ -189,6 +189,33 @@ def _record_schema(keys: Mapping[str, Key], rest: Kind[object] | None) -> Schema
     }
 
 
+def requiring(kind: Kind[dict[str, object]], *names: str) -> Kind[dict[str, object]]:
+    """The same kind of table, with keys that must be there."""
+
+    def read(place: Place) -> dict[str, object]:
+        fields = kind.read(place)
+        for name in names:
+            child = place.at(name)
+            if name not in fields and (child is place or getattr(child.written, "is_null", False)):
+                there = ", ".join(place.written) if isinstance(place.written, dict) else ""
+                place.refuse(f"the key `{name}`", found=there)
+        return fields
+
+    return Kind(read, {**kind.json, "required": list(names)})
+
+
+def not_empty(kind: Kind[T]) -> Kind[T]:
+    """The same kind of list or table, with something in it."""
+
+    def read(place: Place) -> T:
+        if isinstance(place.written, list | dict) and not place.written:
+            raise Mismatch("at least one entry")
+        return kind.read(place)
+
+    least = "minProperties" if kind.json.get("type") == "object" else "minItems"
+    return Kind(read, {**kind.json, least: 1})
+
+
 def offering(kind: Kind[T], properties: Mapping[str, Schema]) -> Kind[T]:
     """The same kind, with keys that an editor may offer besides those we know."""
     known = kind.json.get("properties")
@@ -228,8 +255,6 @@ def command(place: Place) -> tuple[str, ...]:
     parts = _split(place.written) if isinstance(place.written, str) else place.written
     if not isinstance(parts, list) or not parts:
         raise Mismatch("a command, as a string or a list of strings")
-    if not any("${PORT}" in str(part) for part in parts):
-        raise Mismatch("a command with `${PORT}` in it", "the server must listen on the port that we put there")
     return STRINGS.read(replace(place, written=parts))
 
 

@@ -26,6 +26,8 @@ class Sheet:
 
     environ: Mapping[str, str]
     problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    """What is odd but does not stop the file."""
     names: dict[str, Place] = field(default_factory=dict)
     """Model ids, aliases and variants, one namespace, each with the place that took it."""
 
@@ -35,7 +37,7 @@ class Place:
     """One value of the file, and how to get to those inside it."""
 
     written: object
-    """As tomllib gives it, `${env:NAME}` still in it."""
+    """As tomllib gives it, `${env:NAME}` still in it; in a YAML file the leaves are scalars with their marks."""
     sheet: Sheet
     parent: Place | None = None
     key: str | int = ""
@@ -43,6 +45,12 @@ class Place:
     @property
     def path(self) -> str:
         return path_of(self.parent.path, self.key) if self.parent else ""
+
+    @property
+    def mark(self) -> str:
+        """Where it stands in the text, such as `line 3`, as far as values and keys carry that."""
+        own = getattr(self.written, "mark", "") or getattr(self.key, "mark", "")
+        return own or (self.parent.mark if self.parent else "")
 
     @property
     def value(self) -> object:
@@ -69,10 +77,32 @@ class Place:
             return Place(self.written[key], self.sheet, self, key)
         return next(place for name, place in self.entries() if name.replace("_", "-") == key.replace("_", "-"))
 
+    def at(self, *keys: str | int) -> Place:
+        """The place that a path leads to; as far as it can be followed."""
+        place = self
+        for key in keys:
+            if isinstance(key, int) and isinstance(place.written, list) and key < len(place.written):
+                place = Place(place.written[key], place.sheet, place, key)
+            elif isinstance(key, str) and isinstance(place.written, dict):
+                name = _spelled(key, place.written)
+                if name is None:
+                    return place
+                place = Place(place.written[name], place.sheet, place, name)
+            else:
+                return place
+        return place
+
     def refuse(self, expected: str, hint: str = "", *, found: str | None = None) -> None:
         """Note a problem with this value."""
+        self.sheet.problems.append(self._problem(expected, hint, found))
+
+    def warn(self, expected: str, hint: str = "", *, found: str | None = None) -> None:
+        """Note something odd about this value."""
+        self.sheet.warnings.append(self._problem(expected, hint, found))
+
+    def _problem(self, expected: str, hint: str, found: str | None) -> Problem:
         found = shown(self.written) if found is None else found
-        self.sheet.problems.append(Problem(self.path, expected, found, hint))
+        return Problem(self.path or "config", expected, found, hint, self.mark)
 
     def take_name(self, name: str) -> str:
         """Take a name that requests may use; each may be taken once."""
@@ -86,6 +116,12 @@ class Place:
             raise Mismatch("a name that nothing else has", f"`{self.sheet.names[name].path}` has it already")
         self.sheet.names[name] = self
         return name
+
+
+def _spelled(key: str, table: Mapping[str, object]) -> str | None:
+    """The key as the table has it: with its own dashes, and its mark if it has one."""
+    same = {key} if key in table else {name for name in table if name.replace("_", "-") == key.replace("_", "-")}
+    return next((name for name in table if name in same), None)
 
 
 def expanded(text: str, environ: Mapping[str, str]) -> str:

@@ -30,11 +30,14 @@ class Problem:
     expected: str
     found: str = ""
     hint: str = ""
+    mark: str = ""
+    """Where that stands in the text, such as `line 3`, if the path does not say so."""
 
     def __str__(self) -> str:
+        mark = f" ({self.mark})" if self.mark else ""
         found = f", found `{self.found}`" if self.found else ""
         hint = f"; hint: {self.hint}" if self.hint else ""
-        return f"{self.path}: expected {self.expected}{found}{hint}"
+        return f"{self.path}{mark}: expected {self.expected}{found}{hint}"
 
 
 class Mismatch(ValueError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from supervisor.config.problems import Mismatch
 
@@ -41,6 +42,7 @@ DURATION = 'a duration such as "30m"'
 LIFETIME = 'a duration such as "30m", or "never"'
 SIZE = 'a size such as "256MiB"'
 ADDRESS = 'an address such as "127.0.0.1:8080"'
+URL = 'a URL such as "http://localhost:8000"'
 
 
 class Address(NamedTuple):
@@ -133,3 +135,17 @@ def _ipv6(text: str) -> str:
     except ValueError:
         raise Mismatch(ADDRESS, "there is no IPv6 address between the brackets") from None
     return text
+
+
+def base_url(value: object) -> str:
+    """The URL of an HTTP service, perhaps with a path; `${PORT}` may stand in for its port."""
+    if not isinstance(value, str) or any(character.isspace() or ord(character) < 32 for character in value):
+        raise Mismatch(URL)
+    try:
+        parts = urlsplit(value.replace("${PORT}", "1"))
+        is_whole = bool(parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0))
+    except ValueError:  # a port that is none, brackets without an address
+        is_whole = False
+    if not is_whole or parts.query or parts.fragment:
+        raise Mismatch(URL)
+    return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from supervisor.config import quantities
+from supervisor.config.filters import path
 from supervisor.config.kinds import (
     BOOLEAN,
     COMMAND,
@@ -21,17 +22,20 @@ from supervisor.config.kinds import (
     dashed,
     integer,
     list_of,
+    not_empty,
     of,
     offering,
     one_of,
     record,
     refused,
+    requiring,
     scalar,
     table_of,
 )
 from supervisor.config.options import OPTIONS, SAMPLING
+from supervisor.config.patterns import pattern
 from supervisor.config.problems import Mismatch
-from supervisor.config.values import Management, Transport
+from supervisor.config.values import STATIC_ASSETS, Management, Strategy, Transport
 
 if TYPE_CHECKING:
     from supervisor.config.place import Place
@@ -62,7 +66,7 @@ def _variable_value(value: object) -> str:
 def _field(name: str) -> str:
     if not name:
         raise Mismatch("the name of a field")
-    if name == "model":
+    if path(name)[0] == "model":
         raise Mismatch("any field but `model`", "`model` decides where a request goes")
     return name
 
@@ -85,6 +89,18 @@ def _path_of_url(value: object) -> str:
     raise Mismatch('a path such as "/health", or "none"')
 
 
+def _api_key(value: object) -> str:
+    if isinstance(value, str) and value and not any(character.isspace() for character in value):
+        return value
+    raise Mismatch("a key that is neither empty nor has spaces")
+
+
+def _pin(value: object) -> str | None:
+    if isinstance(value, str):
+        return value or None
+    raise Mismatch('the name of a model, or "" for none')
+
+
 DURATION = of(quantities.duration, {"$ref": "#/$defs/duration"})
 POSITIVE_DURATION = of(quantities.positive_duration, {"$ref": "#/$defs/duration"})
 LIFETIME = of(quantities.lifetime, {"anyOf": [{"$ref": "#/$defs/duration"}, {"const": "never"}]})
@@ -98,6 +114,34 @@ SAMPLING_OPTIONS = offering(
     table_of(OPTION, _sampling),
     {name: {"description": each.description, **OPTION.json} for name, each in SAMPLING.items()},
 )
+
+SETTINGS_BY_NAME = table_of(SETTINGS)
+URL = of(quantities.base_url, {"type": "string", "pattern": "^https?://|" + r"\$\{env:"})
+API_KEY = of(_api_key, {"type": "string", "pattern": r"^\S+$"})
+PATTERNS = list_of(of(pattern, {"type": "string", "format": "regex"}))
+MODALITIES = list_of(one_of({name: name for name in ("text", "audio", "image")}))
+
+
+def _timeouts(response_header: str) -> dict[str, Key]:
+    return {
+        "connect": Key(LIFETIME, "To connect.", "30s"),
+        "keepalive": Key(LIFETIME, "Between the probes of an open TCP connection.", "30s"),
+        "response_header": Key(LIFETIME, "From the end of a request to the head of its answer.", response_header),
+        "tls_handshake": Key(LIFETIME, "To agree on encryption.", "10s"),
+        "expect_continue": Key(LIFETIME, "To answer `Expect: 100-continue`.", "1s"),
+        "idle_connection": Key(LIFETIME, "Until a connection nobody uses is closed.", "90s"),
+    }
+
+
+TIMEOUTS = _timeouts("never")
+
+CAPABILITIES = {
+    "inputs": Key(MODALITIES, "What it understands: text, audio, image."),
+    "outputs": Key(MODALITIES, "What it answers with: text, audio, image."),
+    "tools": Key(BOOLEAN, "Whether it calls tools.", False),
+    "reranker": Key(BOOLEAN, "Whether it ranks documents.", False),
+    "context": Key(integer(0), "Tokens of context; 0 says nothing.", 0),
+}
 
 SERVER = {
     "listen": Key(LISTEN, "Where to listen, as HOST:PORT; `:8080` is every interface.", "127.0.0.1:8080"),
@@ -120,6 +164,13 @@ SERVER = {
     "log_level": Key(
         one_of({word: word for word in ("debug", "info", "warning", "error")}), "How much we log ourselves.", "info"
     ),
+    "api_keys": Key(list_of(API_KEY), "Keys of which a request must bring one; without this anyone may ask."),
+    "ignore_paths": Key(
+        PATTERNS, "Regular expressions of paths below /upstream/MODEL that never load the model.", [STATIC_ASSETS]
+    ),
+    "aliases_in_list": Key(BOOLEAN, "List aliases as entries of their own where models are listed.", False),
+    "tls_cert_file": Key(FILLED, "The certificate to serve HTTPS with, in PEM."),
+    "tls_key_file": Key(FILLED, "The key of that certificate, in PEM."),
 }
 
 VARIANT = {
@@ -142,6 +193,11 @@ MODEL = {
     "sampling": Key(SAMPLING_OPTIONS, "Recommended sampling, used where a request does not set it itself."),
     "set_params": Key(SETTINGS, "Request fields that are set whatever the client sent."),
     "strip_params": Key(FIELDS, "Request fields that are removed."),
+    "set_params_by_name": Key(
+        SETTINGS_BY_NAME, "More fields that are set in requests by a certain name, which becomes an alias."
+    ),
+    "use_model_name": Key(FILLED, "The `model` its server gets to see, in place of what the client sent."),
+    "capabilities": Key(record(CAPABILITIES), "What it can do, shown where models are listed."),
     "ttl": Key(LIFETIME, "Unload the model when it was idle for so long.", "never"),
     "pinned": Key(BOOLEAN, "Never unload it to make room for another model.", False),
     "fit_cache": Key(BOOLEAN, "Leave `--fit` out where an earlier start shows that it changes nothing.", True),
@@ -149,6 +205,12 @@ MODEL = {
     "concurrency": Key(integer(1), "Requests sent to it at a time; without it llama-server queues by itself."),
     "load_timeout": Key(POSITIVE_DURATION, "How long a start may go without a sign of life.", "2m"),
     "load_limit": Key(POSITIVE_DURATION, "How long a start may take at all.", "1h"),
+    "unload_timeout": Key(
+        DURATION, "How long a `cmd` gets to leave before it is killed; without it `stop_timeout` of the server."
+    ),
+    "timeouts": Key(record(TIMEOUTS), "How long the steps of a request to its server may take."),
+    "ignore_websockets": Key(BOOLEAN, "Websockets neither start it nor keep it loaded.", False),
+    "send_loading_state": Key(BOOLEAN, "Tell a waiting chat stream as reasoning how loading goes.", False),
     "stall_timeout": Key(
         LIFETIME,
         "How long it may owe an answer, send nothing and do no work before it is replaced; `cmd`: never.",
@@ -166,10 +228,15 @@ MODEL = {
     "env": Key(ENVIRONMENT, "Environment variables for its process."),
     "binary": Key(FILLED, "The llama-server to run; without it the first one found is used."),
     "cmd": Key(COMMAND, "Run another server with this command, `${PORT}` in it; takes no llama-server options."),
+    "cmd_stop": Key(COMMAND, "Stop what `cmd` started with this command, `${PID}` in it, and not with SIGTERM."),
+    "proxy": Key(URL, "Where what `cmd` starts serves; without it on `${PORT}` of this machine."),
     "metadata": Key(table_of(JSON), "Anything you like, passed on where models are listed."),
 }
 
-SINGLE = ("name", "description", "aliases", "variants", "cmd")
+SINGLE = (
+    *("name", "description", "aliases", "variants", "cmd", "cmd_stop", "proxy"),
+    *("set_params_by_name", "use_model_name"),
+)
 """Keys of one model that make no sense for all."""
 
 DEFAULTS = {
@@ -177,6 +244,40 @@ DEFAULTS = {
     if name in SINGLE
     else key
     for name, key in MODEL.items()
+}
+
+PEER = {
+    "proxy": Key(URL, "Its base URL."),
+    "models": Key(
+        not_empty(list_of(FILLED)),
+        "Its models; requests name them PEER/MODEL, or MODEL where nothing else is so named.",
+    ),
+    "api_key": Key(API_KEY, "The key it wants; without this the client's is passed on."),
+    "set_params": Key(SETTINGS, "Request fields that are set whatever the client sent."),
+    "set_params_by_name": Key(SETTINGS_BY_NAME, "More fields that are set in requests by a certain name."),
+    "strip_params": Key(FIELDS, "Request fields that are removed."),
+    "timeouts": Key(record(_timeouts("1m")), "How long the steps of a request to it may take."),
+}
+
+SELECTOR = {
+    "strategy": Key(
+        one_of({each.value: each for each in Strategy}),
+        "Which target a request goes to: the first, the first that is loaded, or the next when one is busy.",
+    ),
+    "targets": Key(not_empty(list_of(FILLED)), "The models to choose from, by any of their names."),
+    "spillover": Key(integer(1), "Requests a target serves before the next one is taken.", 1),
+    "name": Key(STRING, "A name for people, shown where models are listed."),
+    "description": Key(STRING, "What it is good for, shown where models are listed."),
+    "unlisted": Key(BOOLEAN, "Leave it out where models are listed; requests may still name it.", False),
+    "metadata": Key(table_of(JSON), "Anything you like, passed on where models are listed."),
+}
+
+PROFILE = {
+    "description": Key(STRING, "When to use it."),
+    "pins": Key(
+        not_empty(table_of(of(_pin, {"type": "string"}))),
+        'What names stand for while it is active; "" switches a name off.',
+    ),
 }
 
 OFFERED = {name: {"description": description, **OPTION.json} for name, description in OPTIONS.items()}
@@ -188,6 +289,15 @@ FILE = record(
         "models": Key(
             table_of(offering(record(MODEL, OPTION), OFFERED), _name_in_key),
             "The models; the key is the name that requests use.",
+        ),
+        "peers": Key(
+            table_of(requiring(record(PEER), "proxy", "models")), "Other services whose models are offered here too."
+        ),
+        "selectors": Key(
+            table_of(requiring(record(SELECTOR), "strategy", "targets")), "Names that stand for one of several models."
+        ),
+        "profiles": Key(
+            table_of(requiring(record(PROFILE), "pins")), "Other meanings of names, one profile of which may be active."
         ),
     }
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ SHORTEST = 6
 
 _NAME = re.compile(r"(?:key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s\"']+@")
-_VARIABLE = re.compile(r"\$\{env:([^}]*)\}")
+_VARIABLE = re.compile(r"\$\{env[:.]([^}]*)\}")
 _BEARER = re.compile(r"(?P<kind>\b(?:bearer|basic) +)[\w.~+/=-]{6,}", re.IGNORECASE)
 _QUERY = re.compile(r"(?P<name>[?&][\w-]*(?:key|token|secret|password)=)[^&\s\"']+", re.IGNORECASE)
 _SHORT_FLAGS = frozenset({"-hft"})
@@ -72,6 +73,13 @@ def variables(text: str, environ: Mapping[str, str]) -> frozenset[str]:
     return frozenset(environ.get(name, "") for name in _VARIABLE.findall(text) if _NAME.search(name)) - {""}
 
 
+def keys(config: Config) -> frozenset[str]:
+    """Those that clients bring and that peers get, in a header or in their URL."""
+    peers = config.peers.values()
+    passwords = {word for peer in peers for word in _passwords(peer.proxy)}
+    return frozenset({*config.server.api_keys, *(peer.api_key or "" for peer in peers), *passwords}) - {""}
+
+
 def redacted_toml(text: str) -> str:
     """A config file as it may be shown to strangers."""
     text = _IN_TOML.sub(rf'\g<name>"{SHOWN_INSTEAD}"', text)
@@ -90,13 +98,19 @@ def _secrets(model: Model) -> Iterator[str]:
     for name, value in (*model.options.items(), *model.env.items()):
         if _NAME.search(name):
             yield from map(str, value if isinstance(value, tuple) else (value,))
-    for flag, value in zip(model.cmd, model.cmd[1:], strict=False):
+    argv = (*model.cmd, *model.cmd_stop, model.proxy or "")
+    for flag, value in pairwise(argv):
         if flag.startswith("-") and _NAME.search(flag):
             yield value
-    for part in model.cmd:
+    for part in argv:
         name, equals, value = part.partition("=")
         if equals and _NAME.search(name):
             yield value
         yield from (match["value"] for match in _IN_COMMAND.finditer(part))
-        yield from (match[0].rpartition(":")[2].rstrip("@") for match in _URL_CREDENTIALS.finditer(part))
+        yield from _passwords(part)
         yield from (match[0].split()[-1] for match in _BEARER.finditer(part))
+
+
+def _passwords(text: str) -> Iterator[str]:
+    """What stands before the `@` of URLs, without the user's name."""
+    return (match[0].rpartition(":")[2].rstrip("@") for match in _URL_CREDENTIALS.finditer(text))

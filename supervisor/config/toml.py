@@ -10,13 +10,26 @@ import tomllib
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
+from supervisor.config import names
 from supervisor.config.filters import filters, merged, request_fields
 from supervisor.config.place import CONTROL, Place, Sheet
 from supervisor.config.problems import SHOWN_LENGTH, ConfigInvalid, Problem, nearest
 from supervisor.config.quantities import Address
 from supervisor.config.schema import FILE
-from supervisor.config.secrets import variables
-from supervisor.config.values import Config, Filters, Model, Server, Transport, Variant
+from supervisor.config.secrets import keys, variables
+from supervisor.config.values import (
+    Capabilities,
+    Config,
+    Filters,
+    Model,
+    Peer,
+    Profile,
+    Selector,
+    Server,
+    Timeouts,
+    Transport,
+    Variant,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -28,8 +41,9 @@ T = TypeVar("T")
 Fields = dict[str, object]
 
 SYNTAX_ERROR = re.compile(r"(?P<reason>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.S)
-MERGED = ("options", "sampling", "env", "metadata", "set_params")
+MERGED = ("options", "sampling", "env", "metadata", "set_params", "timeouts")
 """What a model has key by key on top of `[defaults]`; anything else replaces it."""
+FILTERS = ("set_params", "set_params_by_name", "strip_params")
 LLAMA_ONLY = ("options", "sampling", "binary", "transport")
 """What means nothing to a `cmd`."""
 
@@ -40,12 +54,14 @@ def parse(text: str, *, base: Path, environ: Mapping[str, str]) -> Config:
     try:
         root = Place(document(text), sheet)
         file = FILE.read(root)
+        config = _config(root, file, base)
         _check(root, file)
+        names.check(root, config)
     except RecursionError:
         raise ConfigInvalid([Problem("config", "tables and lists that are less deeply nested")]) from None
     if sheet.problems:
         raise ConfigInvalid(sheet.problems)
-    return replace(_config(file, base), secrets=variables(text, environ))
+    return replace(config, secrets=variables(text, environ) | keys(config))
 
 
 def document(text: str) -> dict[str, object]:
@@ -81,6 +97,13 @@ def _check(root: Place, file: Fields) -> None:
         model = root.child("models").child(name)
         if isinstance(model.written, dict) and "cmd" in model.written:
             _check_cmd(model, fields)
+        else:
+            for key in fields.keys() & {"cmd_stop", "proxy"}:
+                model.child(key).refuse("a key beside `cmd`", "a llama-server needs none")
+    server = root.at("server")
+    files = [key for key in ("tls_cert_file", "tls_key_file") if key in _table(file, "server")]
+    if len(files) == 1:
+        server.child(files[0]).refuse("`tls_cert_file` and `tls_key_file`", "one is nothing without the other")
     default = _table(file, "server").get("default_model")
     if isinstance(default, str) and default not in root.sheet.names:
         _refuse_default(root.child("server").child("default_model"), root.sheet.names)
@@ -90,8 +113,16 @@ def _check_cmd(model: Place, fields: Fields) -> None:
     for option in (*_table(fields, "options"), *(key for key in ("sampling", "binary") if key in fields)):
         place = model.child(option)
         place.refuse("no llama-server option beside `cmd`", "say it in the command", found=str(place.key))
+    if "cmd" in fields and not _names_port(fields, "cmd") and ("proxy" not in fields or _names_port(fields, "proxy")):
+        hint = "the server must listen on the port that we put there"
+        model.child("cmd").refuse("a command with `${PORT}` in it", hint)
     if fields.get("transport") is Transport.UNIX:
         model.child("transport").refuse('"tcp"', "a `cmd` listens on the port that `${PORT}` names")
+
+
+def _names_port(fields: Fields, key: str) -> bool:
+    value = fields[key]
+    return any("${PORT}" in part for part in (value if isinstance(value, tuple) else (str(value),)))
 
 
 def _refuse_default(place: Place, names: Mapping[str, Place]) -> None:
@@ -100,14 +131,30 @@ def _refuse_default(place: Place, names: Mapping[str, Place]) -> None:
     place.refuse("the name of a model, an alias or a variant", f"did you mean `{meant}`?" if meant else "")
 
 
-def _config(file: Fields, base: Path) -> Config:
-    defaults = _table(file, "defaults")
-    models = {name: _model(name, _under(defaults, each)) for name, each in _tables(file, "models")}
-    return Config(base=base, server=_server(_table(file, "server")), models=models)
+def _config(root: Place, file: Fields, base: Path) -> Config:
+    defaults, models = _table(file, "defaults"), {}
+    for name, each in _tables(file, "models"):
+        by_name = root.at("models", name, "set_params_by_name")
+        own = cast("tuple[str, ...]", each.get("aliases", ()))
+        further = names.automatic_aliases(by_name, name, own, _table(each, "set_params_by_name"))
+        models[name] = _model(name, {**_under(defaults, each), "aliases": own + further})
+    return Config(
+        base=base,
+        server=_server(_table(file, "server")),
+        models=models,
+        peers={name: _peer(each) for name, each in _tables(file, "peers")},
+        selectors={
+            name: _made(Selector, {"targets": (), **each})
+            for name, each in _tables(file, "selectors")
+            if "strategy" in each  # one without has been refused
+        },
+        profiles={name: _made(Profile, {"pins": {}, **each}) for name, each in _tables(file, "profiles")},
+    )
 
 
 def _server(fields: Fields) -> Server:
-    listen = fields.pop("listen", None)
+    listen = fields.get("listen")
+    fields = {key: value for key, value in fields.items() if key != "listen"}
     return _made(Server, fields | (listen._asdict() if isinstance(listen, Address) else {}))
 
 
@@ -124,8 +171,27 @@ def _under(defaults: Fields, fields: Fields) -> Fields:
 def _model(name: str, fields: Fields) -> Model:
     own = _filters(fields)
     variants = {key: _variant(own, each) for key, each in _tables(fields, "variants")}
-    rest = {key: value for key, value in fields.items() if key not in {"set_params", "strip_params"}}
-    return _made(Model, {**rest, "id": name, "filters": own, "variants": variants})
+    made: Fields = {"id": name, "variants": variants, "timeouts": _made(Timeouts, _table(fields, "timeouts"))}
+    if "capabilities" in fields:
+        made["capabilities"] = _made(Capabilities, _table(fields, "capabilities"))
+    return _made(Model, {**_without_filters(fields), **_all_filters(fields), **made})
+
+
+def _peer(fields: Fields) -> Peer:
+    timeouts = _made(Timeouts, {"response_header": 60.0, **_table(fields, "timeouts")})
+    needed = {"proxy": "", "models": ()}
+    return _made(Peer, {**needed, **_without_filters(fields), **_all_filters(fields), "timeouts": timeouts})
+
+
+def _all_filters(fields: Fields) -> Fields:
+    """The filters of every request, and those of requests by names with settings of their own."""
+    own = _filters(fields)
+    by_name = cast("Mapping[str, Mapping[str, Json]]", _table(fields, "set_params_by_name"))
+    return {"filters": own, "filters_by_name": {key: merged(own, filters(force=each)) for key, each in by_name.items()}}
+
+
+def _without_filters(fields: Fields) -> Fields:
+    return {key: value for key, value in fields.items() if key not in FILTERS}
 
 
 def _variant(model: Filters, fields: Fields) -> Variant:

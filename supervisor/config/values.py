@@ -10,11 +10,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from supervisor.config.problems import Problem
+    from supervisor.config.routing import Groups, Matrix
+
 Scalar: TypeAlias = bool | int | float | str
 Option: TypeAlias = Scalar | tuple[Scalar, ...]
 """The value of a llama-server option: `true` is the bare flag, `false` its `--no-` form, a list repeats it."""
 
 Json: TypeAlias = "Scalar | tuple[Json, ...] | Mapping[str, Json] | None"
+
+
+STATIC_ASSETS = r"\.(?:js|json|css|png|gif|jpg|jpeg|ico|txt)$"
+"""Paths that a browser asks for by itself."""
 
 
 class Management(Enum):
@@ -32,9 +39,41 @@ class Transport(Enum):
     TCP = "tcp"
 
 
+class Overload(Enum):
+    """What becomes of a request beyond a model's `concurrency`."""
+
+    WAIT = "wait"
+    REFUSE = "refuse"
+    """It is answered 429; those that wait for a load count too."""
+
+
+class Console(Enum):
+    """Whose log goes to our own output."""
+
+    PROXY = "proxy"
+    UPSTREAM = "upstream"
+    BOTH = "both"
+    NONE = "none"
+
+
+class Strategy(Enum):
+    """How a selector chooses among its targets."""
+
+    PIN = "pin"
+    """The first."""
+    WARM = "warm"
+    """The first that is ready, else the first that is starting, else the first."""
+    SPILLOVER = "spillover"
+    """Those in use up to `spillover` requests each, then the next."""
+
+
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What happens to the JSON body of a request before the child sees it."""
+    """What happens to the JSON body of a request before the child sees it.
+
+    First `strip`, then `defaults`, then `force`, each in its order. A field is a path: `a.b` is the field `b` of the
+    object `a`, `a\\.b` one whose name has a dot.
+    """
 
     strip: tuple[str, ...] = ()
     """Fields removed, whoever set them."""
@@ -57,6 +96,32 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds that the steps of a request to a server may take; None sets no limit."""
+
+    connect: float | None = 30.0
+    keepalive: float | None = 30.0
+    """Between the probes of an open TCP connection."""
+    response_header: float | None = None
+    tls_handshake: float | None = 10.0
+    expect_continue: float | None = 1.0
+    idle_connection: float | None = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a model can do, for clients that read the list of models."""
+
+    inputs: tuple[str, ...] = ()
+    """Of `text`, `audio` and `image`."""
+    outputs: tuple[str, ...] = ()
+    tools: bool = False
+    reranker: bool = False
+    context: int = 0
+    """Tokens; 0 if it is not said."""
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One `[models.NAME]` table with `[defaults]` already under it."""
 
@@ -67,7 +132,15 @@ class Model:
     """The recommended parameters, by llama-server's option names (`temp`, `top-k`, …)."""
     binary: str | None = None
     cmd: tuple[str, ...] = ()
-    """A whole command line for any other server, `${PORT}` still in it; empty for a llama-server."""
+    """A whole command line for any other server, `${PORT}` still in it unless `port` is set; empty: llama-server."""
+    shown_cmd: str = ""
+    """`cmd` as its author laid it out, macros replaced; empty: the words of `cmd`."""
+    cmd_stop: tuple[str, ...] = ()
+    """The command that stops it, `${PID}` still in it; empty: SIGTERM to its group."""
+    proxy: str | None = None
+    """The base URL of what `cmd` starts, `${PORT}` still in it unless `port` is set; None: the port on loopback."""
+    port: int | None = None
+    """The port that its commands and `proxy` name, already replaced in them; None: whichever is free."""
     env: Mapping[str, str] = field(default_factory=dict)
     transport: Transport = Transport.UNIX
     check_endpoint: str = "/health"
@@ -77,6 +150,8 @@ class Model:
     """Seconds after which a start is given up, whatever signs of life there are."""
     stall_timeout: float | None = 900.0
     """Seconds without a byte or work for a model that owes an answer, after which it is wedged; None: never."""
+    unload_timeout: float | None = None
+    """Seconds it gets to leave before SIGKILL; None: `server.stop_timeout`."""
     require_gpu: bool = False
     """Whether it is a failure if llama-server sees no GPU."""
     ttl: float | None = None
@@ -88,13 +163,71 @@ class Model:
     """Whether the files are read into the page cache ahead of a start."""
     concurrency: int | None = None
     """Requests at a time; None leaves queueing to the child."""
+    overload: Overload = Overload.WAIT
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    ignore_websockets: bool = False
+    """Whether websockets neither start the model nor keep it loaded."""
+    send_loading_state: bool = False
+    """Whether a waiting chat stream is told as reasoning how its model's load goes."""
+    use_model_name: str | None = None
+    """The `model` the server gets to see; None: the one the client sent."""
     filters: Filters = field(default_factory=Filters)
+    filters_by_name: Mapping[str, Filters] = field(default_factory=dict)
+    """What stands in for `filters` in requests by that name."""
+    capabilities: Capabilities | None = None
     name: str = ""
     description: str = ""
     aliases: tuple[str, ...] = ()
     variants: Mapping[str, Variant] = field(default_factory=dict)
     unlisted: bool = False
     metadata: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another service whose models are offered here as `PEER/MODEL`."""
+
+    proxy: str
+    """Its base URL."""
+    models: tuple[str, ...]
+    api_key: str | None = None
+    """Sent in place of the client's; None passes the client's on."""
+    timeouts: Timeouts = field(default_factory=lambda: Timeouts(response_header=60.0))
+    filters: Filters = field(default_factory=Filters)
+    filters_by_name: Mapping[str, Filters] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A name that stands for one of several models, chosen for each request."""
+
+    strategy: Strategy
+    targets: tuple[str, ...]
+    """Models, aliases or peers' models, as they are written."""
+    spillover: int = 1
+    """Requests a target serves before the next one is taken."""
+    name: str = ""
+    description: str = ""
+    unlisted: bool = False
+    metadata: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Names that stand for others while the profile is active."""
+
+    pins: Mapping[str, str | None]
+    """The name in a request and what it means; None: nothing has that name."""
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """How the machine is watched."""
+
+    disabled: bool = False
+    every: float = 5.0
+    """Seconds between samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +256,30 @@ class Server:
     """Bytes of output kept per model."""
     management: Management = Management.LOCAL
     log_level: str = "info"
+    log_time_format: str = ""
+    """The name of a layout of Go's `time`, in small letters; empty: lines without a time."""
+    log_to_stdout: Console = Console.PROXY
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    api_keys: tuple[str, ...] = ()
+    """Who sends none of them is answered 401; empty: nobody needs one."""
+    ignore_paths: tuple[str, ...] = (STATIC_ASSETS,)
+    """Patterns of paths below `/upstream/MODEL` that do not load a model."""
+    aliases_in_list: bool = False
+    """Whether aliases are entries of their own where models are listed."""
+    start_port: int = 5800
+    """The port of the first model that names `${PORT}`, where ports are fixed."""
+    preload: tuple[str, ...] = ()
+    """Models that are loaded at the start, one after the other."""
+    metrics_max_in_memory: int = 1000
+    """Rows of activity kept without a `store`."""
+    capture_buffer: int = 5 * 1024**2
+    """Bytes of requests and answers kept to look at; 0 keeps none."""
+    store: str | None = None
+    """The SQLite file activity is kept in; None: memory."""
+    session_id_headers: tuple[str, ...] = ("X-Session-ID", "X-Litellm-Session-Id")
+    """Request headers that tell which requests belong together."""
+    performance: Performance = field(default_factory=Performance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +290,17 @@ class Config:
     """The directory relative paths start from."""
     server: Server = field(default_factory=Server)
     models: Mapping[str, Model] = field(default_factory=dict)
+    peers: Mapping[str, Peer] = field(default_factory=dict)
+    selectors: Mapping[str, Selector] = field(default_factory=dict)
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    routing: Groups | Matrix | None = None
+    """Which models may be loaded together, beside `max_loaded`; None: any."""
+    priorities: Mapping[str, int] = field(default_factory=dict)
+    """Models whose requests go first, the highest number foremost; 0 for the others."""
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
-    """What variables with secretive names stood for, wherever the file used them."""
+    """What variables with secretive names stood for, wherever the file used them, and keys of clients and peers."""
+    warnings: tuple[Problem, ...] = field(default=(), compare=False)
+    """What is odd about the file but does not stop it."""
 
     @property
     def default_model(self) -> str | None:

@@ -38,7 +38,7 @@ class Names:
         self._targets: dict[str, Target] = {}
         for model in config.models.values():
             for name in (model.id, *model.aliases):
-                self._targets[name] = Target(name, model.id, model.filters)
+                self._targets[name] = Target(name, model.id, model.filters_by_name.get(name, model.filters))
             for name, variant in model.variants.items():
                 self._targets[name] = Target(name, model.id, variant.filters)
 

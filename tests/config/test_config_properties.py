@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from supervisor.config.editor import render, set_model
 from supervisor.config.problems import ConfigInvalid
-from supervisor.config.schema import MODEL, SERVER, VARIANT
+from supervisor.config.schema import MODEL, PEER, PROFILE, SELECTOR, SERVER, VARIANT
 from supervisor.config.toml import parse
 from supervisor.config.values import Model, Option
 
@@ -48,13 +48,16 @@ JUNK_VALUES = st.recursive(
     ),
     max_leaves=6,
 )
-OWN_KEYS = st.sampled_from([*SERVER, *MODEL, *VARIANT, "ctx-size", "default-model"])
+OWN_KEYS = st.sampled_from([*SERVER, *MODEL, *VARIANT, *PEER, *SELECTOR, *PROFILE, "ctx-size", "default-model"])
 JUNK_TABLES = st.dictionaries(st.one_of(OWN_KEYS, NAMES), JUNK_VALUES, max_size=5)
 JUNK = st.fixed_dictionaries(
     {},
     optional={
         "server": JUNK_TABLES,
         "defaults": JUNK_TABLES,
+        "peers": st.dictionaries(NAMES, JUNK_TABLES, max_size=2),
+        "selectors": st.dictionaries(NAMES, JUNK_TABLES, max_size=2),
+        "profiles": st.dictionaries(NAMES, JUNK_TABLES, max_size=2),
         "models": st.dictionaries(
             NAMES,
             st.tuples(JUNK_TABLES, st.dictionaries(NAMES, JUNK_TABLES, max_size=2)).map(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.config.filters import filters, merged, request_fields
+from supervisor.config.filters import filters, merged, path, request_fields
 from supervisor.config.values import Filters
 
 FIELDS = st.sampled_from(["temperature", "top_k", "seed", "stop"])
@@ -13,6 +14,15 @@ TABLES = st.dictionaries(FIELDS, st.integers())
 FILTERS = st.builds(
     lambda strip, defaults, force: filters(strip, defaults=defaults, force=force), st.lists(FIELDS), TABLES, TABLES
 )
+
+
+@pytest.mark.parametrize(
+    ("field", "steps"),
+    [("a", ("a",)), ("a.b.c", ("a", "b", "c")), (r"a\.b.c", ("a.b", "c")), ("a.", ("a", "")), ("", ("",))],
+)
+def test_a_field_is_a_path(field: str, steps: tuple[str, ...]) -> None:
+    """Dots lead into objects; behind a backslash they are part of a name."""
+    assert path(field) == steps
 
 
 def test_sampling_takes_the_names_of_requests() -> None:

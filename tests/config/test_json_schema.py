@@ -14,8 +14,35 @@ from supervisor.config import json_schema
 from supervisor.config.options import OPTIONS, SAMPLING
 from supervisor.config.place import Place, Sheet
 from supervisor.config.quantities import Address
-from supervisor.config.schema import DEFAULTS, MODEL, SERVER, VARIANT
-from supervisor.config.values import Filters, Model, Server, Variant
+from supervisor.config.schema import (
+    CAPABILITIES,
+    DEFAULTS,
+    MODEL,
+    PEER,
+    PROFILE,
+    SELECTOR,
+    SERVER,
+    TIMEOUTS,
+    VARIANT,
+)
+from supervisor.config.values import (
+    Capabilities,
+    Filters,
+    Model,
+    Peer,
+    Profile,
+    Selector,
+    Server,
+    Strategy,
+    Timeouts,
+    Variant,
+)
+
+LLAMA_SWAP_ONLY = {
+    *("log_time_format", "log_to_stdout", "start_port", "preload", "metrics_max_in_memory", "capture_buffer"),
+    *("store", "session_id_headers", "performance"),
+}
+"""Fields that models.toml has no keys for yet."""
 
 SHIPPED = Path(json_schema.__file__).with_name("models.schema.json")
 SCHEMA: dict[str, Any] = json_schema.schema()
@@ -72,20 +99,37 @@ def test_references_lead_somewhere_and_patterns_compile() -> None:
 @pytest.mark.parametrize(
     ("table", "type_", "made_of_others"),
     [
-        (SERVER, Server, {"host", "port"}),
-        (MODEL, Model, {"id", "options", "filters"}),
+        (SERVER, Server, {"host", "port", *LLAMA_SWAP_ONLY}),
+        (MODEL, Model, {"id", "options", "filters", "filters_by_name", "shown_cmd", "port", "overload"}),
         (VARIANT, Variant, {"filters"}),
+        (PEER, Peer, {"filters", "filters_by_name"}),
+        (SELECTOR, Selector, set()),
+        (PROFILE, Profile, set()),
+        (TIMEOUTS, Timeouts, set()),
+        (CAPABILITIES, Capabilities, set()),
     ],
 )
 def test_keys_and_fields_have_the_same_names(table: dict[str, Any], type_: type[Any], made_of_others: set[str]) -> None:
     """Every field can be written, and every key ends up in a field."""
-    turned = {"listen", "set_params", "strip_params"} | ({"sampling"} if type_ is Variant else set())
+    turned = {"listen", "set_params", "set_params_by_name", "strip_params"} | (
+        {"sampling"} if type_ is Variant else set()
+    )
 
     assert table.keys() - turned == {each.name for each in fields(type_)} - made_of_others
     assert {each.name for each in fields(Filters)} == {"strip", "defaults", "force"}
 
 
-@pytest.mark.parametrize(("table", "value"), [(SERVER, Server()), (MODEL, Model("x")), (VARIANT, Variant())])
+@pytest.mark.parametrize(
+    ("table", "value"),
+    [
+        (SERVER, Server()),
+        (MODEL, Model("x")),
+        (VARIANT, Variant()),
+        (TIMEOUTS, Timeouts()),
+        (CAPABILITIES, Capabilities()),
+        (SELECTOR, Selector(Strategy.PIN, ())),
+    ],
+)
 def test_defaults_in_the_schema_are_those_of_the_values(table: dict[str, Any], value: object) -> None:
     """What an editor shows as the default is what holds when the key is left out."""
     for name, key in table.items():

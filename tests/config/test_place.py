@@ -53,5 +53,15 @@ def test_a_child_is_found_in_either_spelling_but_exactly_first() -> None:
     """`a_b` and `a-b` are two models; `ctx_size` and `ctx-size` are one option."""
     place = Place({"a-b": 1, "a_b": 2, "ctx_size": 3}, Sheet({}))
 
-    assert place.child("a_b").written == 2
+    assert place.at("a_b").written == place.child("a_b").written == 2
+    assert place.at("ctx-size").path == "ctx_size"
     assert place.child("ctx-size").written == 3
+
+
+def test_a_path_is_followed_as_far_as_it_goes() -> None:
+    """What is wrong with something that is not there belongs to what it should be in."""
+    place = Place({"a": [{"b": 1}]}, Sheet({}))
+
+    assert place.at("a", 0, "b").path == "a[0].b"
+    assert place.at("a", 1, "b").path == "a"
+    assert place.at("c", "d") is place

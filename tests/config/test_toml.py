@@ -10,7 +10,21 @@ import pytest
 
 from supervisor.config.problems import ConfigInvalid
 from supervisor.config.toml import parse
-from supervisor.config.values import Config, Filters, Management, Model, Server, Transport, Variant
+from supervisor.config.values import (
+    Capabilities,
+    Config,
+    Filters,
+    Management,
+    Model,
+    Peer,
+    Profile,
+    Selector,
+    Server,
+    Strategy,
+    Timeouts,
+    Transport,
+    Variant,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,6 +73,10 @@ def test_a_model_of_options_only() -> None:
         ("log_buffer = 0", Server(log_buffer=0)),
         ('management = "private"', Server(management=Management.PRIVATE)),
         ('log_level = "debug"', Server(log_level="debug")),
+        ('api_keys = ["a", "b"]', Server(api_keys=("a", "b"))),
+        ("ignore_paths = ['\\.js$']", Server(ignore_paths=(r"\.js$",))),
+        ("aliases_in_list = true", Server(aliases_in_list=True)),
+        ('tls_cert_file = "c"\ntls_key_file = "k"', Server(tls_cert_file="c", tls_key_file="k")),
     ],
 )
 def test_server_keys(line: str, expected: Server) -> None:
@@ -91,6 +109,13 @@ def test_server_keys(line: str, expected: Server) -> None:
         'management = "all"',
         "management = true",
         'log_level = "loud"',
+        'api_keys = ["a b"]',
+        'api_keys = [""]',
+        "ignore_paths = ['(']",
+        "ignore_paths = ['[[:cntrl:]]']",
+        "aliases_in_list = 1",
+        'tls_cert_file = "c"',
+        'tls_key_file = "k"',
         "log_level = 1",
         "port = true",
         "listen = { host = 1 }",
@@ -100,7 +125,8 @@ def test_bad_server_values(line: str) -> None:
     """A value that does not fit is one problem with its path; `true` is never a number."""
     (problem,) = problems(f"[server]\n{line}")
 
-    assert problem.startswith(f"server.{line.split(maxsplit=1)[0]}: expected ")
+    key = line.split(maxsplit=1)[0]
+    assert problem.startswith((f"server.{key}: expected ", f"server.{key}[0]: expected "))
 
 
 @pytest.mark.parametrize(
@@ -121,6 +147,30 @@ def test_bad_server_values(line: str) -> None:
         ('load-timeout = "1m"', Model("m", load_timeout=60.0)),
         ('check_endpoint = "/up"', Model("m", check_endpoint="/up")),
         ('transport = "tcp"', Model("m", transport=Transport.TCP)),
+        ("unload_timeout = 3", Model("m", unload_timeout=3.0)),
+        ('use_model_name = "x"', Model("m", use_model_name="x")),
+        ("send_loading_state = true", Model("m", send_loading_state=True)),
+        ("ignore_websockets = true", Model("m", ignore_websockets=True)),
+        (
+            'timeouts = { connect = "1s", response-header = "5m", idle_connection = "never" }',
+            Model("m", timeouts=Timeouts(connect=1.0, response_header=300.0, idle_connection=None)),
+        ),
+        (
+            'capabilities = { inputs = ["text", "audio"], outputs = ["text"], tools = true, context = 8 }',
+            Model("m", capabilities=Capabilities(("text", "audio"), ("text",), tools=True, context=8)),
+        ),
+        (
+            "set_params = { a = 1 }\nset_params_by_name = { m = { a = 2 }, n = { b.c = 3, 'd.e' = 4 } }",
+            Model(
+                "m",
+                aliases=("n",),
+                filters=Filters(force={"a": 1}),
+                filters_by_name={
+                    "m": Filters(force={"a": 2}),
+                    "n": Filters(force={"a": 1, "b": {"c": 3}, "d.e": 4}),
+                },
+            ),
+        ),
         ('env = { A = "x", B = 1 }', Model("m", env={"A": "x", "B": "1"})),
         ('binary = "~/llama-server"', Model("m", binary="~/llama-server")),
         ('strip_params = ["user"]', Model("m", filters=Filters(strip=("user",)))),
@@ -177,6 +227,18 @@ def test_model_keys(lines: str, expected: Model) -> None:
         ("concurrency = 0x1" + "0" * 5000, "concurrency"),
         ("lora = [{}]", "lora[0]"),
         ('grammar = "a\\u0000b"', "grammar"),
+        ("unload_timeout = -1", "unload_timeout"),
+        ("use_model_name = ''", "use_model_name"),
+        ("send_loading_state = 1", "send_loading_state"),
+        ("timeouts = { conect = 1 }", "timeouts.conect"),
+        ("timeouts = { connect = 'soon' }", "timeouts.connect"),
+        ("capabilities = { inputs = ['video'] }", "capabilities.inputs[0]"),
+        ("capabilities = { context = -1 }", "capabilities.context"),
+        ("set_params_by_name = { x = { model = 1 } }", "set_params_by_name.x.model"),
+        ("set_params_by_name = { x = 1 }", "set_params_by_name.x"),
+        ("set_params = { 'model.x' = 1 }", 'set_params."model.x"'),
+        ("proxy = 'http://h'", "proxy"),
+        ("cmd_stop = 'x'", "cmd_stop"),
         ("variants = 1", "variants"),
         ("variants.v = 1", "variants.v"),
         ("variants.v.ttl = 1", "variants.v.ttl"),
@@ -220,6 +282,94 @@ def test_commands(line: str, parts: tuple[str, ...]) -> None:
     found = model(line, {"DIR": "/a b; rm -rf /"})
 
     assert found == Model("m", cmd=parts, transport=Transport.TCP, stall_timeout=None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("proxy = 'http://h:${PORT}/x'", {"proxy": "http://h:${PORT}/x"}),
+        ("cmd_stop = 'stop ${PID}'", {"cmd_stop": ("stop", "${PID}")}),
+        ("cmd = 'serve'\nproxy = 'https://h:1'", {"cmd": ("serve",), "proxy": "https://h:1"}),
+    ],
+)
+def test_what_stops_and_reaches_a_command(lines: str, expected: dict[str, object]) -> None:
+    """A server with an address of its own needs no port of ours."""
+    command = "" if lines.startswith("cmd =") else 'cmd = "serve ${PORT}"\n'
+
+    found = model(command + lines)
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("proxy", ["localhost:1", "ftp://h", "http://", "http://h:x", "http://h?a=1", "http://a b", 1])
+def test_bad_addresses_of_a_command(proxy: object) -> None:
+    """What is no URL of an HTTP service is refused."""
+    (problem,) = problems(f"[models.m]\ncmd = 'serve ${{PORT}}'\nproxy = {proxy!r}")
+
+    assert problem.startswith('models.m.proxy: expected a URL such as "http://localhost:8000"')
+
+
+def test_a_proxy_with_a_port_needs_a_command_with_it() -> None:
+    """The server must listen where we ask."""
+    (problem,) = problems("[models.m]\ncmd = 'serve'\nproxy = 'http://h:${PORT}'")
+
+    assert problem.startswith("models.m.cmd: expected a command with `${PORT}` in it")
+
+
+def test_timeouts_merge_with_those_of_defaults() -> None:
+    """Key by key."""
+    found = config("[defaults]\ntimeouts = { connect = 1, keepalive = 2 }\n[models.m]\ntimeouts.connect = 3").models[
+        "m"
+    ]
+
+    assert found.timeouts == Timeouts(connect=3.0, keepalive=2.0)
+
+
+@pytest.mark.parametrize("name", ["b", "x"])
+def test_settings_for_a_name_of_something_else_are_refused(name: str) -> None:
+    """Such a name becomes an alias, wherever the other one stands."""
+    (problem,) = problems(f"[models.a]\nset_params_by_name.{name} = {{}}\n[models.b]\naliases = ['x']")
+
+    assert problem.startswith(f"models.a.set_params_by_name.{name}: expected a name that nothing else has")
+
+
+def test_peers_selectors_and_profiles() -> None:
+    """Everything one may say of them."""
+    found = config(
+        "[models.a]\n[models.b]\n"
+        "[peers.p]\nproxy = 'https://p'\nmodels = ['x']\napi_key = '${env:K}'\nset_params = { a = 1 }\n"
+        "strip_params = ['b']\nset_params_by_name.x = { c = 2 }\ntimeouts.response_header = 'never'\n"
+        "[selectors.s]\nstrategy = 'spillover'\ntargets = ['a', 'b', 'p/x']\nspillover = 2\nname = 'S'\n"
+        "description = 'd'\nunlisted = true\nmetadata = { k = 1 }\n"
+        "[profiles.f]\ndescription = 'd'\npins = { gpt = 's', other = '' }\n",
+        {"K": "sk-peer"},
+    )
+
+    assert found.peers == {
+        "p": Peer(
+            "https://p",
+            ("x",),
+            api_key="sk-peer",
+            timeouts=Timeouts(response_header=None),
+            filters=Filters(strip=("b",), force={"a": 1}),
+            filters_by_name={"x": Filters(strip=("b",), force={"a": 1, "c": 2})},
+        )
+    }
+    assert found.selectors == {
+        "s": Selector(Strategy.SPILLOVER, ("a", "b", "p/x"), 2, "S", "d", unlisted=True, metadata={"k": 1})
+    }
+    assert found.profiles == {"f": Profile({"gpt": "s", "other": None}, "d")}
+    assert found.secrets == {"sk-peer"}
+
+
+def test_peers_have_a_minute_to_begin_an_answer() -> None:
+    """Unlike models, which may take as long as they like."""
+    assert config("[peers.p]\nproxy = 'http://p'\nmodels = ['x']").peers["p"].timeouts == Timeouts(response_header=60.0)
+    assert Peer("", ()).timeouts.response_header == 60.0
+
+
+def test_keys_of_clients_are_secrets() -> None:
+    """They are redacted wherever they turn up."""
+    assert config("[server]\napi_keys = ['sk-client']").secrets == {"sk-client"}
 
 
 @pytest.mark.parametrize(
@@ -295,7 +445,9 @@ def test_defaults_of_llama_server_do_not_reach_a_command() -> None:
     assert (merged.ttl, merged.env) == (60.0, {"A": "1", "B": "1"})
 
 
-@pytest.mark.parametrize("key", ["name", "description", "aliases", "variants", "cmd"])
+@pytest.mark.parametrize(
+    "key", ["name", "description", "aliases", "variants", "cmd", "cmd_stop", "proxy", "set_params_by_name"]
+)
 def test_defaults_that_cannot_be_for_all_are_refused(key: str) -> None:
     """A key of one model is named when it stands in `[defaults]`."""
     (problem,) = problems(f"[defaults]\n{key} = 1")
@@ -367,7 +519,11 @@ def test_a_default_model_that_is_not_there() -> None:
             "models.a.variants.b.samplng: expected a key of [models.a.variants.b], found `samplng`; "
             "hint: did you mean `sampling`?",
         ),
-        ("zzz = 1", "zzz: expected a key of this file, found `zzz`; hint: the keys are server, defaults, models"),
+        (
+            "zzz = 1",
+            "zzz: expected a key of this file, found `zzz`; hint: the keys are server, defaults, models, "
+            "peers, selectors, profiles",
+        ),
     ],
 )
 def test_unknown_keys_come_with_the_nearest(text: str, problem: str) -> None:

@@ -32,6 +32,14 @@ def test_alias_is_the_model_by_another_name(alias: str) -> None:
     assert (target.name, target.model, target.filters) == (alias, "qwen", STRIPPED)
 
 
+def test_a_name_with_settings_of_its_own_has_other_parameters() -> None:
+    """Other names of the model keep the model's filters."""
+    names = Names(config_of(Model("qwen", aliases=("fast",), filters=STRIPPED, filters_by_name={"fast": COLD})))
+
+    assert names.resolve("fast").filters == COLD
+    assert names.resolve("qwen").filters == STRIPPED
+
+
 def test_variant_is_the_same_process_with_other_parameters() -> None:
     """A variant names the model it belongs to, with its own filters."""
     target = Names(config_of(QWEN, "gemma")).resolve("qwen:exact")

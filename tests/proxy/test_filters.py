@@ -39,6 +39,33 @@ def test_forced_fields_win() -> None:
     assert applied(rules, {"a": {"y": 2}}) == {"a": {"x": 1}, "b": True}
 
 
+def test_fields_are_paths() -> None:
+    """Stripping, defaults and forcing reach into objects, which are made where they are missing."""
+    rules = Filters(strip=("a.b", "x.y"), defaults={"a.d": 1, "c.d": 2}, force={"c.e.f": 3, "g": 4, r"h\.i": 5})
+
+    assert applied(rules, {"a": {"b": 1, "d": 0}, "x": 7, "g": {"z": 1}}) == {
+        "a": {"d": 0},
+        "x": 7,
+        "c": {"d": 2, "e": {"f": 3}},
+        "g": 4,
+        "h.i": 5,
+    }
+
+
+def test_a_path_through_something_else_than_an_object_makes_one() -> None:
+    """As sjson does, which llama-swap uses."""
+    assert applied(Filters(force={"a.b": 1}), {"a": "text"}) == {"a": {"b": 1}}
+
+
+def test_the_config_is_never_changed() -> None:
+    """A forced object that another path leads into stays what it is for the next request."""
+    inner: dict[str, object] = {"x": 1}
+    rules = Filters(force={"a": inner, "a.y": 2})  # type: ignore[dict-item]
+
+    assert applied(rules, {}) == applied(rules, {}) == {"a": {"x": 1, "y": 2}}
+    assert inner == {"x": 1}
+
+
 def test_unicode_stays_itself() -> None:
     """Text in other fields means the same afterwards."""
     body = '{"messages": ["héllo \\u00e9 \U0001f999 \\ud83e\\udd99"]}'.encode()
