@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
+import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from supervisor.api.access import require_management
+from supervisor.api.access import Access
 from supervisor.api.routes import Api
-from supervisor.errors import BodyTooLarge, InternalError, MethodNotAllowed, RouteNotFound, SupervisorError
+from supervisor.errors import (
+    BodyTooLarge,
+    InternalError,
+    MethodNotAllowed,
+    RouteNotFound,
+    SupervisorError,
+    Unauthorized,
+)
 from supervisor.proxy.asgi import AsgiCall
 from supervisor.proxy.dialects import Dialect, error_response
 from supervisor.proxy.heads import header
 from supervisor.proxy.relay import Proxy, answer_to
-from supervisor.proxy.routes import ROUTES, UPSTREAM
-from supervisor.proxy.websocket import WebSocketProxy
+from supervisor.proxy.routes import COMFYUI, ROUTES, UPSTREAM
+from supervisor.proxy.websocket import Upgrade, WebSocketProxy, refuse
+from supervisor.record.access_log import access_log
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,30 +40,44 @@ if TYPE_CHECKING:
 
     from supervisor.api.service import Service
     from supervisor.proxy.client import Client
+    from supervisor.proxy.peers import Peers
 
 logger = logging.getLogger("supervisor.app")
 
 _OPEN_TO_BROWSERS = ROUTES.keys() | {"/v1/models", "/models"}
+_ADDRESSED = (UPSTREAM, COMFYUI)
+"""Where the beginning of the path names the child."""
 
 
 class App:
     """All that clients can ask for; a `Plane`, and for websockets an ASGI application."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, peers: Peers) -> None:
         self._service = service
         self._max_body = service.config.server.max_body
-        self._proxy = Proxy(service.pool, service.names)
+        self._access = Access(service.config.server)
+        self._access_log = access_log(service.config.server, partial(service.logs.proxy.append, stream="log"))
+        self._scheme = "https" if service.config.server.tls_cert_file else "http"
+        self._proxy = Proxy(service.pool, service.names, peers=peers, in_flight=service.in_flight)
         self._websockets = WebSocketProxy(service.pool, service.names)
         self._tasks: set[asyncio.Task[None]] = set()
         self._api = Starlette(
-            routes=Api(service).routes(),
+            routes=Api(service, self._access).routes(),
             exception_handlers={SupervisorError: _error, HTTPException: _http_error, Exception: _error},
         )
 
     # A request, as it comes.
 
     def began(self, client: Client) -> None:
-        """Refuse at once what announces too much."""
+        """Refuse at once who has no key, and what announces too much."""
+        if self._access_log is not None:
+            self._access_log.began(client)
+        if client.method != "OPTIONS":
+            try:
+                self._access.require_key(client.path, client.headers)
+            except Unauthorized as exc:
+                self.refuse(client, exc)
+                return
         announced = header(client.headers, b"content-length")
         if announced is not None and int(announced) > self._max_body:
             self.refuse(client, _too_large(int(announced), self._max_body))
@@ -83,48 +108,57 @@ class App:
             self.refuse(client, InternalError("something broke; the service's log has the details"))
 
     def _early(self, client: Client) -> None:
-        self._check_upstream(client)
+        self._check_addressed(client)
         self._proxy.serve_early(client)
 
     def _serve(self, client: Client) -> None:
         path = client.path
-        if path in ROUTES:
-            if client.method == "OPTIONS":
-                _preflight(client)
-            else:
-                self._proxy.serve(client)
-        elif path.startswith(UPSTREAM):
-            self._check_upstream(client)
+        if client.method == "OPTIONS":
+            _preflight(client, is_open=path in _OPEN_TO_BROWSERS)
+        elif _is_data_plane(path):
+            self._check_addressed(client)
             self._proxy.serve(client)
-        elif client.method == "OPTIONS" and path in _OPEN_TO_BROWSERS:
-            _preflight(client)
         else:
-            task = AsgiCall(self._api, client).start()
+            task = AsgiCall(self._api, client, scheme=self._scheme).start()
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _check_upstream(self, client: Client) -> None:
-        if client.path.startswith(UPSTREAM):
-            require_management(client.headers, client.address, self._service.config.server.management)
+    def _check_addressed(self, client: Client) -> None:
+        """A child asked by its address may do more than serve models."""
+        if client.path.startswith(_ADDRESSED):
+            self._access.require_management(client.headers, client.address)
 
     # A websocket.
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Tunnel it to its child."""
+        if self._access_log is None:
+            await self._websocket(scope, receive, send)
+            return
+        upgrade, since = Upgrade(scope, send), time.perf_counter_ns()
         try:
-            if not scope["path"].startswith(UPSTREAM):
-                raise RouteNotFound(f"no websocket at `{scope['path']}`")
-            require_management(scope["headers"], scope.get("client"), self._service.config.server.management)
-        except SupervisorError as exc:
-            logger.info("websocket refused: %s", exc)
-            await send({"type": "websocket.close", "code": 1008, "reason": exc.message[:120]})
-        else:
-            with contextlib.suppress(RuntimeError):  # it may have been closed meanwhile
+            await self._websocket(scope, receive, upgrade.send)
+        finally:
+            self._access_log.ended(upgrade, time.perf_counter_ns() - since)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.suppress(RuntimeError, OSError):  # it may have been closed meanwhile
+            try:
+                self._access.require_key(scope["path"], scope["headers"])
+                if not scope["path"].startswith(_ADDRESSED):
+                    raise RouteNotFound(f"no websocket at `{scope['path']}`")
+                self._access.require_management(scope["headers"], scope.get("client"))
+            except SupervisorError as exc:
+                await refuse(scope, send, exc)
+            else:
                 await self._websockets(scope, receive, send)
 
 
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
 def _is_data_plane(path: str) -> bool:
-    return path in ROUTES or path.startswith(UPSTREAM)
+    return path in ROUTES or path.startswith(_ADDRESSED)
 
 
 async def _error(request: Request, exc: Exception) -> Response:
@@ -145,16 +179,18 @@ async def _http_error(request: Request, exc: Exception) -> Response:
     return await _error(request, RouteNotFound(f"there is no `{method} {path}`"))
 
 
-def _preflight(client: Client) -> None:
-    """What a browser asks before it sends a request from another site's page."""
+def _preflight(client: Client, *, is_open: bool) -> None:
+    """What a browser asks before it sends a request from another site's page; managing is not for those."""
     asked = header(client.headers, b"access-control-request-headers")
+    wanted = [name.strip() for name in (asked or b"").split(b",")]
+    allowed = b", ".join(name for name in wanted if _TOKEN.fullmatch(name))
     headers = [
         (b"access-control-allow-origin", b"*"),
-        (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
-        (b"access-control-allow-headers", asked or b"authorization, content-type"),
+        (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE, OPTIONS"),
+        (b"access-control-allow-headers", allowed or b"Content-Type, Authorization, Accept, X-Requested-With"),
         (b"access-control-max-age", b"86400"),
     ]
-    client.begin(204, headers)
+    client.begin(204, headers if is_open else [])
     client.finish()
 
 

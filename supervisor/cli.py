@@ -16,14 +16,22 @@ if TYPE_CHECKING:
 
     from supervisor.config.values import Config
 
-VALUED = {"-c", "--config", "-config", "--listen", "-listen", "--url", "-o", "--output"}
 COMMANDS = ("serve", "check", "command", "doctor", "ps", "load", "unload", "logs", "why")
+VALUED = {"-c", "--config", "--config-dir", "--listen", "--tls-cert-file", "--tls-key-file", "--url", "-o", "--output"}
+ONE_DASH = {"-config", "-config-dir", "-listen", "-tls-cert-file", "-tls-key-file", "-watch-config", "-version"}
+"""The options of llama-swap, which may be written with one dash or two."""
+SWITCHES = {"--watch-config", "--version", "-version"}
+FALSE = {"0", "f", "F", "false", "False", "FALSE"}
+DEFAULT_CONFIG = Path("models.toml")
+DEFAULT_URL = "http://127.0.0.1:8080"
+TLS_PORT = 8443
+"""Where llama-swap serves with TLS if nobody says where."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The `llama-supervise` command."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(_with_command(given))
+    options = _parser().parse_args(_with_command(_with_two_dashes(given)))
     try:
         sys.exit(_run(options))
     except KeyboardInterrupt:
@@ -31,6 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `llama-supervise logs … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _with_two_dashes(given: list[str]) -> list[str]:
+    """llama-swap's options as ours; a switch may have a value, as in `-watch-config=false`."""
+    words: list[str] = []
+    for word in given:
+        name, equals, value = word.partition("=")
+        if name in ONE_DASH - {"-version"} and not (words and words[-1] in VALUED):
+            name = f"-{name}"
+        if name not in SWITCHES:
+            words.append(f"{name}{equals}{value}")
+        elif value not in FALSE:
+            words.append(name)
+    return words
 
 
 def _with_command(given: list[str]) -> list[str]:
@@ -43,9 +65,8 @@ def _with_command(given: list[str]) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "-c", "--config", "-config", type=Path, default=Path("models.toml"), metavar="FILE", help="the config"
-    )
+    common.add_argument("-c", "--config", type=Path, metavar="FILE", help="the config; models.toml or llama-swap's")
+    common.add_argument("--config-dir", type=Path, metavar="DIR", help="llama-swap's files here are added to it")
     talking = argparse.ArgumentParser(add_help=False, parents=[common])
     talking.add_argument("--url", help="the running service; by default where the config says it listens")
     talking.add_argument("--json", action="store_true", help="print JSON for scripts")
@@ -55,11 +76,15 @@ def _parser() -> argparse.ArgumentParser:
         description="One OpenAI-compatible endpoint for all models in models.toml.",
         epilog="`serve` is implied: `llama-supervise -c models.toml` serves.",
     )
-    parser.add_argument("--version", "-version", action="version", version=f"llama-supervise {__version__}")
+    parser.add_argument("--version", action="version", version=f"llama-supervise {__version__}")
+    parser.add_argument("-version", action="version", version=_version(), help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", parents=[common], help="serve the models")
-    serve.add_argument("--listen", "-listen", metavar="HOST:PORT", help="instead of `server.listen`")
+    serve.add_argument("--listen", metavar="HOST:PORT", help="instead of `server.listen`")
+    serve.add_argument("--tls-cert-file", metavar="FILE", help="serve HTTPS with this certificate")
+    serve.add_argument("--tls-key-file", metavar="FILE", help="the key of that certificate")
+    serve.add_argument("--watch-config", action="store_true", help=argparse.SUPPRESS)
     check = commands.add_parser("check", parents=[common], help="look at config, binaries and files; start nothing")
     check.add_argument("--json", action="store_true", help="print JSON for scripts")
     _model(commands.add_parser("command", parents=[common], help="print the command line of a model"))
@@ -81,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _version() -> str:
+    """As llama-swap says it; what is not built from a commit cannot name one."""
+    return f"version: {__version__} (unknown), built at unknown"
+
+
 def _model(parser: argparse.ArgumentParser, *, optional: bool = False) -> argparse.ArgumentParser:
     if optional:
         parser.add_argument("model", nargs="?", default="proxy", help="a model; without one, the service's own log")
@@ -100,29 +130,46 @@ def _run(options: argparse.Namespace) -> int:
     except ConfigInvalid as exc:
         for problem in exc.problems:
             complain(str(problem))
-        complain(f"`{options.config}` cannot be used: {len(exc.problems)} problem(s)")
+        complain(f"`{exc.source or _config_path(options)}` cannot be used: {len(exc.problems)} problem(s)")
         return 2
 
 
 def _with_config(options: argparse.Namespace) -> int:
     from supervisor import local_commands
 
+    if options.command == "doctor":
+        return _doctor(options)
     config = _config(options)
     match options.command:
         case "serve":
-            return local_commands.serve(config)
+            return local_commands.serve(config, watch=options.watch_config)
         case "check":
             return local_commands.check(config, as_json=options.json)
-        case "doctor":
-            return local_commands.doctor(config, options.config, url=_url(options), output=options.output)
         case _:
             return local_commands.command(config, options.model)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    """A report is wanted most where the config is broken."""
+    from supervisor import local_commands
+    from supervisor.config.problems import ConfigInvalid
+
+    config: Config | ConfigInvalid
+    try:
+        config = _config(options)
+    except ConfigInvalid as exc:
+        config = exc
+    url = _given_url(options) or (DEFAULT_URL if isinstance(config, ConfigInvalid) else _url_of(config))
+    return local_commands.doctor(config, _sources(options), url=url, output=options.output)
 
 
 def _with_service(options: argparse.Namespace) -> int:
     from supervisor import remote_commands
 
-    with remote_commands.Remote(_url(options), as_json=options.json) as remote:
+    config = _config_if_needed(options)
+    url = _given_url(options) or _url_of(config)
+    key = os.environ.get("LLAMA_SUPERVISE_KEY") or next(iter(config.server.api_keys), None)
+    with remote_commands.Remote(url, as_json=options.json, key=key) as remote:
         match options.command:
             case "ps":
                 return remote.ps()
@@ -136,26 +183,82 @@ def _with_service(options: argparse.Namespace) -> int:
                 return remote.why(options.model)
 
 
-def _url(options: argparse.Namespace) -> str:
-    """Where the service answers: as told, or where its config says."""
+def _config_if_needed(options: argparse.Namespace) -> Config:
+    """The config; where the service's address is given, one that cannot be used is as good as none."""
+    from supervisor.config.problems import ConfigInvalid
+    from supervisor.config.values import Config
+
+    try:
+        return _config(options)
+    except ConfigInvalid:
+        if _given_url(options) is None:
+            raise
+        return Config(Path())
+
+
+def _given_url(options: argparse.Namespace) -> str | None:
     url = options.url or os.environ.get("LLAMA_SUPERVISE_URL")
-    if url is not None:
-        return str(url)
-    server = _config(options).server
+    return None if url is None else str(url)
+
+
+def _url_of(config: Config) -> str:
+    """Where a service with this config answers."""
+    server = config.server
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+    scheme = "https" if server.tls_cert_file else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}"
+
+
+def _config_path(options: argparse.Namespace) -> Path | None:
+    """The config file; None if there is only a folder."""
+    path: Path | None = options.config
+    return DEFAULT_CONFIG if path is None and options.config_dir is None else path
+
+
+def _sources(options: argparse.Namespace) -> list[Path]:
+    """Every file of the config, as far as there are any."""
+    from supervisor.config.loader import YAML
+
+    path, folder = _config_path(options), options.config_dir
+    found = sorted(each for each in folder.iterdir() if each.suffix in YAML) if folder and folder.is_dir() else []
+    return [*([path] if path else []), *found]
 
 
 def _config(options: argparse.Namespace) -> Config:
-    from supervisor.config.loader import load
+    from supervisor.config.loader import YAML, load, load_yaml
     from supervisor.config.problems import ConfigInvalid, Problem
-    from supervisor.config.quantities import listen_address
 
-    config = load(options.config, environ=os.environ)
-    if not getattr(options, "listen", None):
-        return config
-    try:
-        address = listen_address(options.listen)
-    except ValueError as exc:
-        raise ConfigInvalid([Problem("--listen", str(exc), repr(options.listen))]) from exc
-    return replace(config, server=replace(config.server, host=address.host, port=address.port))
+    path, folder = _config_path(options), options.config_dir
+    if folder is None:
+        assert path is not None
+        config = load(path, environ=os.environ)
+    elif path is not None and path.suffix not in YAML:
+        raise ConfigInvalid([Problem("--config-dir", "a config that is llama-swap's, in .yaml or .yml", str(path))])
+    else:
+        config = load_yaml(path, folder=folder, environ=os.environ)
+    return _as_told(config, options, is_swap=path is None or path.suffix in YAML)
+
+
+def _as_told(config: Config, options: argparse.Namespace, *, is_swap: bool) -> Config:
+    """The config with what the command line says in its place."""
+    from supervisor.config.problems import ConfigInvalid, Mismatch, Problem
+    from supervisor.config.quantities import Address, listen_address
+
+    server, problems = config.server, []
+    listen, certificate, key = (getattr(options, name, None) for name in ("listen", "tls_cert_file", "tls_key_file"))
+    if certificate and key:
+        server = replace(
+            server, tls_cert_file=str(Path(certificate).absolute()), tls_key_file=str(Path(key).absolute())
+        )
+    elif certificate or key:
+        given, missing = ("--tls-cert-file", "--tls-key-file") if certificate else ("--tls-key-file", "--tls-cert-file")
+        problems.append(Problem(given, f"`{missing}` as well", hint="one is nothing without the other"))
+    address = Address(server.host, TLS_PORT if is_swap and server.tls_cert_file else server.port)
+    if listen:
+        try:
+            address = listen_address(listen)
+        except Mismatch as exc:
+            problems.append(Problem("--listen", exc.expected, listen, exc.hint))
+    if problems:
+        raise ConfigInvalid(problems)
+    return replace(config, server=replace(server, host=address.host, port=address.port))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,8 +12,12 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
+from supervisor.record import own_log
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from supervisor.config.problems import Problem
 
 STATE_STYLES = {
     "ready": "green",
@@ -29,20 +34,29 @@ console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 errors = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
-def set_up_logging(level: str) -> None:
-    """Our log on stderr: coloured for people, one plain line each for the journal."""
+def set_up_logging(level: str, time_format: str | None = None) -> None:
+    """Our log on stderr: coloured for people, one plain line each for the journal.
+
+    With llama-swap's lines, the service writes those of our log to stdout, if at all; other libraries' stay here.
+    """
     handler: logging.Handler
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and time_format is None:
         handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False, log_time_format="%X")
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+        handler.setFormatter(own_log.formatter(time_format))
+    if time_format is not None:
+        handler.addFilter(_is_foreign)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("supervisor").setLevel(level.upper())
     logging.getLogger("uvicorn.error").addFilter(_is_news)
+
+
+def _is_foreign(record: logging.LogRecord) -> bool:
+    return not record.name.startswith("supervisor")
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -157,8 +171,20 @@ def problems_table(rows: Sequence[tuple[str, str, str]]) -> None:
 def warn(name: str, warnings: Sequence[Mapping[str, str]]) -> None:
     """What runs otherwise than it was meant to."""
     for warning in warnings:
-        errors.print(Text.assemble(("warning: ", "bold yellow"), f"{name}: {warning['message']}"))
-        errors.print(Text.assemble(("hint: ", "bold"), warning["hint"]))
+        caution(f"{name}: {warning['message']}", warning["hint"])
+
+
+def odd(problems: Iterable[Problem]) -> None:
+    """What is odd about a config that can be used all the same."""
+    for problem in problems:
+        caution(str(replace(problem, hint="")), problem.hint)
+
+
+def caution(message: str, hint: str = "") -> None:
+    """A warning of a command."""
+    errors.print(Text.assemble(("warning: ", "bold yellow"), message))
+    if hint:
+        errors.print(Text.assemble(("hint: ", "bold"), hint))
 
 
 def complain(message: str, hint: str = "") -> None:

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,12 @@ import httpx
 import msgspec.json
 
 from supervisor import __version__
-from supervisor.config.secrets import Redactor, redacted_toml
+from supervisor.config.loader import YAML
+from supervisor.config.problems import ConfigInvalid
+from supervisor.config.secrets import Redactor, redacted_toml, redacted_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from supervisor.config.values import Config
     from supervisor.llama.preflight import Inspection
@@ -27,19 +30,41 @@ LOG_LINES = 100
 TIMEOUT = 10.0
 
 
-def bundle(config: Config, path: Path, *, inspections: Mapping[str, Inspection], url: str) -> str:
-    """The whole report."""
-    status = _asked(url, "/status")
+def bundle(
+    config: Config | ConfigInvalid, sources: Sequence[Path], *, inspections: Mapping[str, Inspection], url: str
+) -> str:
+    """The whole report; of a config that cannot be used, why not."""
+    keys = () if isinstance(config, ConfigInvalid) else config.server.api_keys
+    service = _client(url, keys)
+    status = _asked(service, "/status")
     parts = [
         "# llama-supervise doctor\n",
         *_section("Versions", "\n".join(_versions())),
         *_section("Binaries", "\n\n".join(_binaries(inspections))),
-        *_section("Check", "\n".join(_problems(inspections)) or "no problem found"),
-        *_section(f"Config {path.name}", redacted_toml(path.read_text())),
+        *_section("Check", "\n".join((*_oddities(config), *_problems(inspections))) or "no problem found"),
+        *(part for path in sources for part in _section(f"Config {path.name}", _shown(path))),
         *_section("Service", _pretty(status) if status else f"no service answers at {url}"),
-        *(part for name in _failing(status) for part in _section(f"Log of {name}", _tail(url, name))),
+        *(part for name in _failing(status) for part in _section(f"Log of {name}", _tail(service, name))),
     ]
-    return Redactor.of(config)("\n".join(parts))
+    text = "\n".join(parts)
+    return text if isinstance(config, ConfigInvalid) else Redactor.of(config)(text)
+
+
+def _oddities(config: Config | ConfigInvalid) -> Iterator[str]:
+    """What is wrong with the file, or odd. A value that was found is left out, for it may be a secret."""
+    found = config.problems if isinstance(config, ConfigInvalid) else config.warnings
+    kind = "problem" if isinstance(config, ConfigInvalid) else "warning"
+    for problem in found:
+        yield f"config: {kind}: {replace(problem, found='', hint='')}"
+
+
+def _shown(path: Path) -> str:
+    """A config file without secrets, even if it is no config."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError as exc:
+        return f"{path} cannot be read: {exc.strerror}"
+    return redacted_yaml(text) if path.suffix in YAML else redacted_toml(text)
 
 
 def _section(title: str, text: str) -> tuple[str, str]:
@@ -81,12 +106,18 @@ def _problems(inspections: Mapping[str, Inspection]) -> Iterator[str]:
             yield f"{name}: warning: {warning.message}; hint: {warning.hint}"
 
 
-def _asked(url: str, path: str) -> dict[str, Any] | None:
+def _client(url: str, keys: Sequence[str]) -> httpx.Client:
+    """How we ask the service. On this machine its certificate, made for other names, need not be looked at."""
+    headers = {"authorization": f"Bearer {keys[0]}"} if keys else {}
+    is_here = httpx.URL(url).host in {"127.0.0.1", "::1", "localhost"}
+    return httpx.Client(base_url=url, headers=headers, verify=not is_here, timeout=TIMEOUT, trust_env=False)
+
+
+def _asked(service: httpx.Client, path: str) -> dict[str, Any] | None:
     try:
-        answer = httpx.get(url + path, timeout=TIMEOUT, trust_env=False)
-        status: dict[str, Any] = answer.raise_for_status().json()
+        status: dict[str, Any] = service.get(path).raise_for_status().json()
     except (httpx.HTTPError, ValueError) as exc:
-        print(f"{url}{path}: {exc}", file=sys.stderr)  # noqa: T201 - the report says so too
+        print(f"{service.base_url}: {exc}", file=sys.stderr)  # noqa: T201 - the report says so too
         return None
     return status
 
@@ -95,9 +126,9 @@ def _failing(status: dict[str, Any] | None) -> list[str]:
     return list(status["failures"]) if status else []
 
 
-def _tail(url: str, name: str) -> str:
+def _tail(service: httpx.Client, name: str) -> str:
     try:
-        lines = httpx.get(f"{url}/logs/{name}", timeout=TIMEOUT, trust_env=False).text.splitlines()
+        lines = service.get(f"/logs/{name}").text.splitlines()
     except httpx.HTTPError as exc:
         return str(exc)
     return "\n".join(lines[-LOG_LINES:])

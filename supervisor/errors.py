@@ -75,6 +75,47 @@ class ModelNotFound(SupervisorError):
     type = "invalid_request_error"
 
 
+class NoModelNamed(SupervisorError):
+    """Raised when a request names no model, and none is meant without a name."""
+
+    status = 404
+    code = "not_found"
+    type = "invalid_request_error"
+
+
+class ProfileNotFound(SupervisorError):
+    """Raised when no profile has this name."""
+
+    status = 404
+    code = "not_found"
+    type = "invalid_request_error"
+
+
+class NoTarget(SupervisorError):
+    """Raised when every target of a selector is on its way out."""
+
+    status = 503
+    code = "service_unavailable"
+    passes_after = 1.0
+
+
+class Unauthorized(SupervisorError):
+    """Raised when a request brings no key, or none of ours, where one is needed."""
+
+    status = 401
+    code = "unauthorized"
+    type = "authentication_error"
+
+
+class ConcurrencyLimit(SupervisorError):
+    """Raised when a model that refuses what it cannot serve at once has as many requests as it takes."""
+
+    status = 429
+    code = "concurrency_limit"
+    type = "rate_limit_error"
+    passes_after = 1.0
+
+
 class RouteNotFound(SupervisorError):
     """Raised when no route has the requested path."""
 
@@ -172,6 +213,13 @@ class UpstreamUnreachable(SupervisorError):
 
     status = 502
     code = "upstream_unreachable"
+
+
+class UpstreamTimeout(SupervisorError):
+    """Raised when a server has a request and does not begin to answer it within its limit."""
+
+    status = 504
+    code = "gateway_timeout"
 
 
 class UpstreamRefused(SupervisorError):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
+import ssl
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -17,23 +20,36 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 POLL_SECONDS = 0.2
-PLAIN: dict[str, Any] = {"trust_env": False, "verify": False, "timeout": None}
-"""How we speak to a service on this machine or in our network, for as long as it takes."""
+TIMEOUT = 30.0
+HERE = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Remote:
     """A running service, seen from a terminal. Every method returns an exit code."""
 
-    def __init__(self, url: str, *, as_json: bool) -> None:
+    def __init__(self, url: str, *, as_json: bool, key: str | None = None) -> None:
         self._url = url
         self._as_json = as_json
-        self._http = httpx.Client(base_url=url, trust_env=False, timeout=30.0)
+        self._key = key
+        self._http = self._client(timeout=TIMEOUT)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._http.close()
+
+    def _client(self, *, timeout: float | None) -> httpx.Client:
+        """How we ask it. On this machine its certificate, made for other names, need not be looked at."""
+        url = httpx.URL(self._url)
+        needs_proof = self._url.startswith("https://") and url.host not in HERE
+        return httpx.Client(
+            base_url=url,
+            headers={"authorization": f"Bearer {self._key}"} if self._key and keeps_secret(self._url) else {},
+            verify=ssl.create_default_context() if needs_proof else False,
+            timeout=timeout,
+            trust_env=False,
+        )
 
     def ps(self) -> int:
         """What every model does right now."""
@@ -53,11 +69,9 @@ class Remote:
         model = self._id(name)
         if model is None:
             return 1
-        with ThreadPoolExecutor(1) as threads:
-            # A connection of its own, for the answer comes only when the load is over.
-            loading = threads.submit(
-                httpx.post, f"{self._url}/models/load", json={"model": model, "wait": True}, **PLAIN
-            )
+        # A connection of its own, for the answer comes only when the load is over, however long that takes.
+        with self._client(timeout=None) as http, ThreadPoolExecutor(1) as threads:
+            loading = threads.submit(http.post, "/models/load", json={"model": model, "wait": True})
             self._show_progress(model, loading)
         try:
             answer = loading.result()
@@ -181,12 +195,40 @@ class Remote:
             message = answer.json()["error"]["message"]
         except (ValueError, KeyError, TypeError):
             message = f"{answer.status_code} from {answer.url}"
-        console.complain(message)
+        hint = self._key_hint if answer.status_code == httpx.codes.UNAUTHORIZED else ""
+        console.complain(message, hint)
         return 1
 
+    @property
+    def _key_hint(self) -> str:
+        if self._key is None:
+            return "put a key into `LLAMA_SUPERVISE_KEY`, or name its config with `-c FILE`"
+        if keeps_secret(self._url):
+            return "it does not know the key of this config, or of `LLAMA_SUPERVISE_KEY`"
+        return "keys are not sent over a network in plain text; ask it over `https://`"
+
     def _unreachable(self, exc: httpx.HTTPError) -> int:
-        console.complain(f"no service answers at {self._url} ({exc})", "start it, or give `--url`")
+        hint = "start it, or give `--url`"
+        if "CERTIFICATE" in str(exc):
+            hint = "trust its certificate with `SSL_CERT_FILE`; if it is on this machine, ask 127.0.0.1"
+        console.complain(f"no service answers at {self._url} ({exc})", hint)
         return 1
+
+
+def keeps_secret(url: str) -> bool:
+    """Whether nobody on the way can read what is sent there: it stays on this machine, or HTTPS hides it."""
+    host = httpx.URL(url).host
+    return url.startswith("https://") or host in HERE or _is_of_this_machine(host)
+
+
+def _is_of_this_machine(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+        with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))  # only our own addresses can be bound to
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def _print_json(value: object) -> None:

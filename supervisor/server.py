@@ -12,6 +12,8 @@ import resource
 import shutil
 import signal
 import socket
+import ssl
+import sys
 import tempfile
 import time
 from functools import partial
@@ -23,10 +25,17 @@ import uvicorn
 
 from supervisor.api.service import Service
 from supervisor.app import App
+from supervisor.config.values import Console
+from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
 from supervisor.llama.command import Surroundings
 from supervisor.llama.preflight import Inspector
 from supervisor.proxy.front import Front
+from supervisor.proxy.peers import Peers
+from supervisor.record.bus import Bus
+from supervisor.record.echo import Echo
+from supervisor.record.inflight import InFlight
+from supervisor.record.own_log import LineHandler, formatter
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
 from supervisor.runtime.pool import Pool
@@ -53,6 +62,14 @@ class AddressTaken(Exception):
         super().__init__(f"cannot listen on {host or '*'}:{port}: {reason}")
 
 
+class TlsUnusable(Exception):
+    """Raised when HTTPS cannot be served with the certificate and the key that were given."""
+
+    def __init__(self, option: str, path: Path, reason: str, hint: str) -> None:
+        super().__init__(f"`{option}` cannot be used: {path}: {reason}")
+        self.hint = hint
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handling, which re-raises signals before we have cleaned up."""
 
@@ -62,7 +79,11 @@ class _Server(uvicorn.Server):
 
 
 def run(config: Config, *, on_listening: Callable[[Service, str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; every child is gone when this returns. Raises `AddressTaken`."""
+    """Serve until SIGTERM or SIGINT; every child is gone when this returns.
+
+    Raises `AddressTaken` and `TlsUnusable`.
+    """
+    check_tls(config)
     _allow_many_files()
     listener = listen(config.server.host, config.server.port)
     with listener:
@@ -74,6 +95,45 @@ def _allow_many_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def check_tls(config: Config) -> None:
+    """Raise `TlsUnusable` if there is a certificate, and it or its key is no good."""
+    files = tls_files(config)
+    if files is None:
+        return
+    for option, path in zip(("tls_cert_file", "tls_key_file"), files, strict=True):
+        try:
+            path.read_bytes()
+        except OSError as exc:
+            raise TlsUnusable(option, path, exc.strerror or str(exc), "check the path and who may read it") from exc
+    certificate, key = files
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(certificate)
+    except ssl.SSLError as exc:
+        raise TlsUnusable("tls_cert_file", certificate, _reason(exc), "it has to be a certificate in PEM") from exc
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except (ssl.SSLError, PermissionError) as exc:
+        hint = "it has to be the key of that certificate, in PEM and without a password"
+        raise TlsUnusable("tls_key_file", key, _reason(exc), hint) from exc
+
+
+def tls_files(config: Config) -> tuple[Path, Path] | None:
+    """The certificate and its key; None without TLS."""
+    server = config.server
+    if server.tls_cert_file is None or server.tls_key_file is None:
+        return None
+    return config.base / server.tls_cert_file, config.base / server.tls_key_file
+
+
+def _no_password() -> str:
+    raise PermissionError("it is encrypted")  # OpenSSL would ask on the terminal
+
+
+def _reason(exc: OSError) -> str:
+    return getattr(exc, "reason", None) or exc.strerror or str(exc)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -90,27 +150,34 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def _serve(config: Config, listener: socket.socket, on_listening: Callable[[Service, str], None]) -> None:
-    async with running_service(config) as service:
-        server = _Server(_uvicorn_config(App(service), config))
+    peers = Peers(config)
+    async with running_service(config, peers) as service:
+        server = _Server(_uvicorn_config(App(service, peers), config))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_obey_signals, server, service)
             tasks.start_soon(_sweep, server)
             tasks.start_soon(_announce, service, listener, on_listening)
+            tasks.start_soon(_preload, service)
             await server.serve(sockets=[listener])
-            service.logs.close()
+            _end_streams(service)
             service.pool.close()
             tasks.cancel_scope.cancel()
 
 
 @contextlib.asynccontextmanager
-async def running_service(config: Config) -> AsyncIterator[Service]:
+async def running_service(config: Config, peers: Peers | None = None) -> AsyncIterator[Service]:
     """Everything but the HTTP server; on leaving, all children are gone."""
+    peers = peers or Peers(config)
     with _private_dir() as private_dir, _logs(config) as logs:
         around = Surroundings(config.base, Path.home(), dict(os.environ), private_dir)
         inspector = Inspector(around, cache_dir=cache_dir())
         launcher = Launcher(config, around, inspector=inspector, logs=logs, cache_dir=cache_dir())
+        bus = Bus()
         async with Pool(config, launcher) as pool:
-            yield Service(config, Names(config), pool, launcher, logs, int(time.time()))
+            yield Service(
+                config, Names(config), pool, launcher, logs, bus, InFlight(bus), peers.reachable, int(time.time())
+            )
+        peers.close()
 
 
 def cache_dir() -> Path:
@@ -120,8 +187,11 @@ def cache_dir() -> Path:
 
 
 def _uvicorn_config(app: App, config: Config) -> uvicorn.Config:
+    certificate, key = tls_files(config) or (None, None)
     return uvicorn.Config(
         app,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
         http=cast("Any", partial(Front, app)),
         lifespan="off",
         log_config=None,
@@ -133,12 +203,21 @@ def _uvicorn_config(app: App, config: Config) -> uvicorn.Config:
     )
 
 
+def _end_streams(service: Service) -> None:
+    """End the answers that have no end of their own."""
+    service.logs.close()
+    service.bus.close()
+
+
 async def _obey_signals(server: _Server, service: Service) -> None:
-    """The first signal lets requests in flight finish, the second does not."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    """The first signal lets requests in flight finish, the second does not; SIGHUP must not end what serves."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for received in signals:
+            if received is signal.SIGHUP:
+                logger.warning("SIGHUP: a changed config is not read again yet; restart the service for that")
+                continue
             logger.info("%s: shutting down", signal.Signals(received).name)
-            service.logs.close()
+            _end_streams(service)
             service.pool.close(force=server.should_exit)
             server.force_exit = server.should_exit
             server.should_exit = True
@@ -159,7 +238,19 @@ async def _announce(service: Service, listener: socket.socket, on_listening: Cal
     host, port = listener.getsockname()[:2]
     with anyio.move_on_after(FIRST_LOOK_SECONDS):
         await service.pool.checked.wait()
-    on_listening(service, f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    scheme = "https" if tls_files(service.config) else "http"
+    on_listening(service, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+
+
+async def _preload(service: Service) -> None:
+    """Load the models that are to be loaded from the start, one after the other."""
+    for model in service.config.server.preload:
+        try:
+            await service.pool.load(model)
+        except SupervisorError as exc:
+            if service.pool.fleet.closing:
+                return
+            logger.warning("%s could not be preloaded: %s", model, exc)
 
 
 @contextlib.contextmanager
@@ -176,23 +267,16 @@ def _private_dir() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _logs(config: Config) -> Iterator[Logs]:
-    """The rings, with our own log going into theirs."""
-    logs = Logs(config.server.log_buffer)
-    own = _RingHandler(logs)
+    """The rings, with our own log going into theirs, and for who knows llama-swap what it shows on stdout."""
+    server = config.server
+    logs = Logs(server.log_buffer, server.log_to_stdout)
+    into_ring = partial(logs.proxy.append, stream="log")
+    own = LineHandler(into_ring, asyncio.get_running_loop(), formatter(server.log_time_format))
     root = logging.getLogger("supervisor")
     root.addHandler(own)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(root.removeHandler, own)
+        if server.log_time_format is not None and server.log_to_stdout is not Console.NONE:
+            echo = stack.enter_context(Echo(sys.stdout.buffer))
+            logs.shown.sinks.append(lambda line: echo.write(line.text))
         yield logs
-    finally:
-        root.removeHandler(own)
-
-
-class _RingHandler(logging.Handler):
-    def __init__(self, logs: Logs) -> None:
-        super().__init__()
-        self._logs = logs
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        for line in self.format(record).splitlines():
-            self._logs.proxy.append(line, stream="log")

@@ -30,6 +30,7 @@ PURE = (
     "errors",
     "config",
     "fleet",
+    "llama/arguments",
     "llama/command",
     "llama/protocol",
     "llama/causes",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from supervisor.cli import _with_command
+from supervisor.remote_commands import keeps_secret
 from tests.conftest import RunningService, alive, eventually, running_service
 
 if TYPE_CHECKING:
@@ -207,3 +208,30 @@ def test_no_service_is_a_clear_error() -> None:
 
     assert found.returncode == 1
     assert "http://127.0.0.1:9" in found.stderr
+
+
+def test_a_given_address_needs_no_config(service: RunningService, tmp_path: Path) -> None:
+    """One that cannot be read matters only where it has to say where the service is."""
+    (tmp_path / "models.toml").write_text("[server]\nlisten = 3\n")
+
+    for config in (tmp_path / "models.toml", tmp_path / "gone.toml"):
+        assert run("ps", "--url", service.url, "-c", config).returncode == 0
+        assert run("ps", "-c", config).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "does"),
+    [
+        ("http://127.0.0.1:8080", True),
+        ("http://127.3.2.1:8080", True),
+        ("http://[::1]:8080", True),
+        ("http://localhost:8080", True),
+        ("https://example.org", True),
+        ("http://192.0.2.7:8080", False),
+        ("http://[2001:db8::7]:8080", False),
+        ("http://example.org", False),
+    ],
+)
+def test_keys_are_only_sent_where_nobody_listens(url: str, does: bool) -> None:
+    """To this machine, or through HTTPS."""
+    assert keeps_secret(url) is does

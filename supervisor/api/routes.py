@@ -5,25 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec.json
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from supervisor import __version__
 from supervisor.api import listing
-from supervisor.api.access import require_management
+from supervisor.api.events import Events
 from supervisor.api.fleet_status import fleet_status
-from supervisor.errors import InvalidRequest, ModelNotFound
+from supervisor.api.logs import LogRoutes
+from supervisor.errors import InvalidRequest, RouteNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from starlette.requests import Request
 
+    from supervisor.api.access import Access
     from supervisor.api.service import Service
-    from supervisor.runtime.logs import LogRing
 
 BODY_LIMIT = 64 * 1024
-
-_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no", "x-content-type-options": "nosniff"}
+_ANY = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 class Json(Response):
@@ -38,9 +37,12 @@ class Json(Response):
 class Api:
     """The endpoints, with the service they ask."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, access: Access) -> None:
         self._service = service
+        self._access = access
         self._listing = listing.Listing(service)
+        self._events = Events(service, service.bus, self._require)
+        self._logs = LogRoutes(service, self._require)
 
     def routes(self) -> list[Route]:
         """For Starlette; GET includes HEAD."""
@@ -49,16 +51,24 @@ class Api:
             Route("/models", self.models),
             Route("/v1/models/{name:path}", self.model),
             Route("/health", self.health),
+            Route("/wol-health", self.health),
+            Route("/favicon.ico", self.favicon),
+            Route("/upstream", self.upstream),
+            Route("/comfyui", self.comfyui, methods=_ANY),
             Route("/v1/health", self.health_json),
             Route("/running", self.running),
             Route("/models/load", self.load, methods=["POST"]),
             Route("/models/unload", self.unload, methods=["POST"]),
             Route("/unload", self.unload_all),
+            Route("/api/models/unload", self.unload_all_told, methods=["POST"]),
+            Route("/api/models/unload/{name:path}", self.unload_one, methods=["POST"]),
+            Route("/api/profiles", self.profiles),
+            Route("/api/profiles/active", self.activate_profile, methods=["PUT"]),
+            Route("/api/inflight/{id}/cancel", self.cancel, methods=["POST"]),
+            Route("/api/version", self.version),
             Route("/status", self.status),
-            Route("/logs", self.log),
-            Route("/logs/stream", self.log_stream),
-            Route("/logs/stream/{name:path}", self.log_stream),
-            Route("/logs/{name:path}", self.log),
+            Route("/api/events", self._events.stream),
+            *self._logs.routes(),
         ]
 
     # For everybody.
@@ -76,6 +86,21 @@ class Api:
 
     async def health_json(self, request: Request) -> Response:
         return Json({"status": "ok"})
+
+    async def favicon(self, request: Request) -> Response:
+        return Response(status_code=204)
+
+    async def upstream(self, request: Request) -> Response:
+        """To where models are shown; behind this come their names."""
+        return RedirectResponse("/ui/models", 302)
+
+    async def comfyui(self, request: Request) -> Response:
+        """To the page itself, whose links are relative."""
+        target = "/comfyui/" + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(target, 301 if request.method in {"GET", "HEAD"} else 308)
+
+    async def version(self, request: Request) -> Response:
+        return Json({"build_date": "", "commit": "", "version": __version__})
 
     # For those who may manage.
 
@@ -114,38 +139,49 @@ class Api:
         await self._service.pool.unload()
         return PlainTextResponse("OK")
 
-    async def log(self, request: Request) -> Response:
-        self._require(request)
-        return PlainTextResponse(self._ring(request).text())
+    async def unload_all_told(self, request: Request) -> Response:
+        """As `unload_all`, in JSON."""
+        await self.unload_all(request)
+        return Json({"msg": "ok"})
 
-    async def log_stream(self, request: Request) -> Response:
+    async def unload_one(self, request: Request) -> Response:
+        """Unload one model and answer when it is done."""
         self._require(request)
-        history = "no-history" not in request.query_params
-        return StreamingResponse(
-            _text(self._ring(request), history=history), media_type="text/plain", headers=_STREAM_HEADERS
-        )
+        await self._service.pool.unload(self._service.local(request.path_params["name"]))
+        return PlainTextResponse("OK")
+
+    async def profiles(self, request: Request) -> Response:
+        self._require(request)
+        return Json(listing.profiles(self._service))
+
+    async def activate_profile(self, request: Request) -> Response:
+        """Choose the profile whose pins hold; null or an empty name: none."""
+        self._require(request)
+        fields = await _fields(request)
+        if "name" not in fields:
+            raise InvalidRequest("profile name is required", hint='expected {"name": "NAME"} or {"name": null}')
+        name = fields["name"]
+        if name is not None and not isinstance(name, str):
+            raise InvalidRequest("profile name must be a string or null")
+        self._service.names.activate(name or None)
+        self._events.profile_changed()
+        return Json({"active": self._service.names.active_profile})
+
+    async def cancel(self, request: Request) -> Response:
+        """End a request that is being served."""
+        self._require(request)
+        if not self._service.in_flight.cancel(request.path_params["id"]):
+            raise RouteNotFound("inflight request not found", hint="`GET /api/events` tells which there are")
+        return Json({"msg": "ok"})
 
     def _require(self, request: Request) -> None:
-        require_management(request.scope["headers"], request.client, self._service.config.server.management)
+        self._access.require_management(request.scope["headers"], request.client)
 
     def _named(self, fields: dict[str, Any]) -> str:
         name = fields.get("model")
         if not isinstance(name, str) or not name:
             raise InvalidRequest('expected {"model": "NAME"}')
-        return self._service.names.resolve(name).model
-
-    def _ring(self, request: Request) -> LogRing:
-        name = request.path_params.get("name", "proxy")
-        try:
-            return self._service.logs.of(self._service.names.resolve(name).model)
-        except ModelNotFound:
-            match name:
-                case "proxy":
-                    return self._service.logs.proxy
-                case "upstream":
-                    return self._service.logs.upstream
-                case _:
-                    raise
+        return self._service.local(name)
 
 
 async def _fields(request: Request) -> dict[str, Any]:
@@ -161,11 +197,6 @@ async def _fields(request: Request) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise InvalidRequest('expected a JSON object such as {"model": "NAME"}')
     return fields
-
-
-async def _text(ring: LogRing, *, history: bool) -> AsyncIterator[str]:
-    async for lines in ring.follow(history=history):
-        yield "".join(f"{line.text}\n" for line in lines)
 
 
 def _cors(request: Request) -> dict[str, str]:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from supervisor.errors import ModelNotFound
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from supervisor.config.values import Config
     from supervisor.fleet.names import Names
     from supervisor.llama.preflight import Inspection
+    from supervisor.record.bus import Bus
+    from supervisor.record.inflight import InFlight
     from supervisor.runtime.launcher import Launcher
     from supervisor.runtime.logs import Logs
     from supervisor.runtime.pool import Pool
@@ -23,12 +29,23 @@ class Service:
     pool: Pool
     launcher: Launcher
     logs: Logs
+    bus: Bus
+    in_flight: InFlight
+    reachable: Callable[[str], bool | None]
+    """Whether a peer could be reached when it was last tried; None: it was not."""
     started_at: int
     """Seconds since the epoch."""
 
     def inspection(self, model: str) -> Inspection | None:
         """What the last look at this model's files found; None before the first."""
         return self.launcher.inspections.get(model)
+
+    def local(self, name: str) -> str:
+        """The id of the model of ours that a name means; raises `ModelNotFound`."""
+        target = self.names.model(name)
+        if target.peer is not None:
+            raise ModelNotFound(f"`{name}` is a model of the peer `{target.peer}`", hint="only it can manage it")
+        return target.model
 
     def warnings(self, model: str) -> list[dict[str, str]]:
         """What runs otherwise than it was meant to, or will."""

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from supervisor.config.values import Config, Model
 
@@ -26,6 +26,19 @@ _IN_TOML = re.compile(
     r"""(?P<name>["']?[\w.-]*(?:key|token|secret|password|passwd|credentials?)["']?\s*=\s*)(?:"[^"\n]*"|'[^'\n]*')""",
     re.IGNORECASE,
 )
+_SECRETIVE = r"[\w.-]*(?:keys?|token|secrets?|password|passwd|credentials?)"
+_VALUE = r"""(?P<value>"[^"]*"?|'[^']*'?|[^\s"',]+)"""
+_KEY_IN_YAML = re.compile(
+    rf"""(?P<shown>.*?(?:^|[\s{{,"'#-]){_SECRETIVE}["']?\s*:(?=[\s"']|$))(?P<value>.*)""", re.IGNORECASE
+)
+_WORDS_IN_YAML = (
+    # `- NAME=VALUE`, `"NAME=VALUE"`, NAME=VALUE, and what follows a flag, perhaps in the next line.
+    re.compile(rf"""(?P<shown>^[\s#]*-\s+{_SECRETIVE}=)(?P<value>.+)""", re.IGNORECASE | re.MULTILINE),
+    re.compile(rf"""(?P<shown>(?P<quote>["']){_SECRETIVE}=)(?P<value>(?:(?!(?P=quote)).)+)""", re.IGNORECASE),
+    re.compile(rf"""(?P<shown>\b{_SECRETIVE}=){_VALUE}""", re.IGNORECASE),
+    re.compile(rf"""(?P<shown>(?:^|(?<=[\s"'\[,]))--?(?:{_SECRETIVE}|hft)["']?[\s,\\]+){_VALUE}""", re.I | re.M),
+)
+_REFERENCE = re.compile(r"\*(?P<anchor>[^\s,\]}]+)|\$\{(?P<macro>[\w-]+)\}")
 _IN_COMMAND = re.compile(
     r"(?P<flag>--?[\w-]*(?:key|token|secret|password|passwd)(?:[ =]|\"\s*,\s*\"))(?P<value>[^\s\"',]+)", re.IGNORECASE
 )
@@ -84,6 +97,84 @@ def redacted_toml(text: str) -> str:
     """A config file as it may be shown to strangers."""
     text = _IN_TOML.sub(rf'\g<name>"{SHOWN_INSTEAD}"', text)
     return _without_credentials(text)
+
+
+def redacted_yaml(text: str) -> str:
+    """A llama-swap file as it may be shown to strangers, even if it is no YAML: rather too little than too much."""
+    words = "\n".join(match["value"] for pattern in _WORDS_IN_YAML for match in pattern.finditer(text))
+    for pattern in _WORDS_IN_YAML:
+        text = pattern.sub(rf"\g<shown>{SHOWN_INSTEAD}", text)
+    names: frozenset[str] = frozenset()
+    while True:
+        shown, hidden = _redacted_lines(text, names)
+        further = names | {match["anchor"] or match["macro"] for match in _REFERENCE.finditer(words + hidden)}
+        if further == names:
+            return _without_credentials(shown)
+        names = further  # what stands where they are defined is a secret too
+
+
+def _redacted_lines(text: str, names: Collection[str]) -> tuple[str, str]:
+    """The text without the values of secretive keys, and those values."""
+    shown: list[str] = []
+    hidden: list[str] = []
+    block = _Hidden()
+    for line in text.splitlines():
+        if block.goes_on(line):
+            hidden.append(line)
+            continue
+        match = _KEY_IN_YAML.match(line) or _defined(line, names)
+        if match is None:
+            shown.append(line)
+            continue
+        shown.append(f"{match['shown']} {SHOWN_INSTEAD}")
+        hidden.append(match["value"])
+        block = _Hidden(_indentation(line), match["value"])
+    return "\n".join(shown) + "\n", "\n".join(hidden)
+
+
+def _defined(line: str, names: Collection[str]) -> re.Match[str] | None:
+    """The definition of an anchor or a macro that stands for a secret."""
+    for name in names:
+        word = re.escape(name)
+        found = re.match(rf"(?P<shown>.*?(?:&{word}(?=[\s,\]}}]|$)|\b{word}[\"']?\s*:))(?P<value>.*)", line)
+        if found:
+            return found
+    return None
+
+
+class _Hidden:
+    """The lines below a secretive key that belong to its value."""
+
+    def __init__(self, indentation: int = -1, value: str = "") -> None:
+        self._indentation = indentation
+        self._value = value.strip()
+
+    def goes_on(self, line: str) -> bool:
+        if self._indentation < 0:
+            return False
+        belongs = (
+            not line.strip()
+            or _indentation(line) > self._indentation
+            or (_indentation(line) == self._indentation and line.lstrip().startswith(("- ", "]", "}")))
+            or self._is_open
+        )
+        self._value += f"\n{line}"
+        if not belongs:
+            self._indentation = -1
+        return belongs
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether a bracket or a quote waits for its end."""
+        quote = self._value[:1]
+        if quote in {'"', "'"}:
+            return self._value.count(quote) % 2 == 1
+        return any(self._value.count(left) > self._value.count(right) for left, right in ("[]", "{}"))
+
+
+def _indentation(line: str) -> int:
+    """Of the key in a line: that of a list's entry is where its key begins."""
+    return len(line) - len(line.lstrip(" -\t#"))
 
 
 def _without_credentials(text: str) -> str:

@@ -144,6 +144,7 @@ class Model:
     env: Mapping[str, str] = field(default_factory=dict)
     transport: Transport = Transport.UNIX
     check_endpoint: str = "/health"
+    """The path that answers 200 once it is ready; `none`: a connection is enough; empty: it is ready unasked."""
     load_timeout: float = 120.0
     """Seconds without a sign of life after which a start counts as hung."""
     load_limit: float = 3600.0
@@ -256,8 +257,8 @@ class Server:
     """Bytes of output kept per model."""
     management: Management = Management.LOCAL
     log_level: str = "info"
-    log_time_format: str = ""
-    """The name of a layout of Go's `time`, in small letters; empty: lines without a time."""
+    log_time_format: str | None = None
+    """The name of a layout of Go's `time`, in small letters; empty: lines without a time; None: lines of our own."""
     log_to_stdout: Console = Console.PROXY
     tls_cert_file: str | None = None
     tls_key_file: str | None = None

@@ -1,8 +1,8 @@
 """Who may run now. One event in, one fleet and some actions out; no clock, no I/O, no await.
 
-Record what happened, then apply the rules in order until they have nothing more to do. Grant stands before make_room,
-so a swap first serves everybody who waits for the loaded model; victims are marked at once, so later requests for a
-victim queue behind the swap.
+Record what happened, put those who wait in their order, then apply the rules one after the other until they have
+nothing more to do. Grant stands before make_room, so a swap first serves everybody who waits for the loaded model;
+victims are marked at once, so later requests for a victim queue behind the swap.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
-from supervisor.errors import ModelFailed, ModelUnloaded, SupervisorError
+from supervisor.config.values import Overload
+from supervisor.errors import ConcurrencyLimit, ModelFailed, ModelUnloaded, SupervisorError
 from supervisor.fleet import breaker
-from supervisor.fleet.rules import grant, make_room, refuse, retire, spawn, stop
+from supervisor.fleet.rules import grant, in_turn, make_room, refusal_of_one_more, refuse, retire, spawn, stop
 from supervisor.fleet.values import (
     Abandoned,
     Action,
@@ -51,6 +52,7 @@ RULES: tuple[Callable[[Fleet, float], tuple[Fleet, tuple[Action, ...]]], ...] = 
 def decide(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     """The fleet after this event, and what has to be done about it, in order."""
     fleet, actions = record(fleet, event, now)
+    fleet = in_turn(fleet, now)
     before = None
     while fleet != before:  # what a later rule did may be what an earlier one waits for
         before = fleet
@@ -79,7 +81,7 @@ def record(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
     """Write down what happened; the answers here are those that only this event can give."""
     match event:
         case Requested(ticket):
-            return replace(fleet, queue=fleet.queue.with_last(ticket)), ()
+            return _requested(fleet, ticket, now)
         case Abandoned(ticket_id):
             return replace(fleet, queue=fleet.queue.without([ticket_id])), ()
         case BecameReady(run_id):
@@ -96,6 +98,20 @@ def record(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
             return fleet, ()
         case _:
             assert_never(event)
+
+
+def _requested(fleet: Fleet, ticket: Ticket, now: float) -> tuple[Fleet, tuple[Action, ...]]:
+    """A model that refuses what is too much counts who waits for it too (spec: llama-swap.md, 2.6, rule 2)."""
+    model = fleet.config.models[ticket.model]
+    if model.overload is Overload.REFUSE and model.concurrency is not None:
+        served = sum(run.leases for run in fleet.runs if run.model.id == ticket.model)
+        if served + fleet.queue.wanted.get(ticket.model, 0) >= model.concurrency:
+            error = ConcurrencyLimit("Too many requests", hint=f"`{model.id}` takes {model.concurrency} at a time")
+            return fleet, (Refuse(ticket.id, error),)
+    full = refusal_of_one_more(fleet, ticket, now)
+    if full is not None:
+        return fleet, (Refuse(ticket.id, full),)
+    return replace(fleet, queue=fleet.queue.with_last(ticket)), ()
 
 
 def _became_ready(fleet: Fleet, run_id: int, now: float) -> Fleet:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import takewhile
+from math import inf
 from typing import TYPE_CHECKING
 
 from supervisor.errors import CannotFit, QueueFull, ShuttingDown, SupervisorError
 from supervisor.fleet.breaker import refusal
+from supervisor.fleet.constraints import evicted_by, may_start, outlook
 from supervisor.fleet.values import (
     Action,
     Amounts,
     Fleet,
     Grant,
     Phase,
+    Queue,
     Reason,
     Refuse,
     Run,
@@ -26,44 +29,53 @@ from supervisor.fleet.values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence, Set
 
 QUEUE_FULL_RETRY_AFTER = 5.0
 """Seconds; a guess that spreads retries, for nobody knows how long the requests ahead will take."""
 
 
-def refuse(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
-    """Answer at once who will not be served: closing, failing, never fits, more than the queue holds."""
-    hopeless = _hopeless(fleet, now)
-    if not fleet.closing and not hopeless and len(fleet.queue) <= fleet.config.server.max_queue:
-        return fleet, ()
-    runs = fleet.by_model()
-    refused: dict[TicketId, SupervisorError] = {}
-    for number, ticket in enumerate(fleet.queue):
-        error = _refusal(fleet, ticket, runs, hopeless, ahead=number - len(refused))
-        if error is not None:
-            refused[ticket.id] = error
-    if not refused:
-        return fleet, ()
-    actions = tuple(Refuse(ticket, error) for ticket, error in refused.items())
-    return replace(fleet, queue=fleet.queue.without(refused)), actions
+def in_turn(fleet: Fleet, now: float) -> Fleet:
+    """Higher priorities first, in order of arrival among equals; who waits for longer than `max_wait` before all."""
+    priorities = fleet.config.priorities
+    ranks = {model: -priorities.get(model, 0) for model in fleet.queue.wanted} if priorities else {}
+    if len(set(ranks.values())) < 2:
+        return fleet
+    overdue = now - fleet.config.server.max_wait
+    turns = [(-inf if ticket.since < overdue else ranks[ticket.model], ticket.since) for ticket in fleet.queue]
+    order = sorted(range(len(turns)), key=turns.__getitem__)
+    if order == list(range(len(turns))):
+        return fleet
+    return replace(fleet, queue=Queue(fleet.queue[place] for place in order))
 
 
-def _refusal(
-    fleet: Fleet, ticket: Ticket, runs: Mapping[str, Run], hopeless: Mapping[str, SupervisorError], *, ahead: int
-) -> SupervisorError | None:
-    if fleet.closing:
-        return ShuttingDown("shutting down")
-    if ticket.model in hopeless:
-        return hopeless[ticket.model]
-    run = runs.get(ticket.model)
-    if ahead < fleet.config.server.max_queue or (run is not None and run.is_open and not run.is_full):
+def refusal_of_one_more(fleet: Fleet, ticket: Ticket, now: float) -> QueueFull | None:
+    """Why the newest ticket is one too many; who need not wait is not, and those before it have their places."""
+    waiting = len(fleet.queue)
+    run = fleet.run_of(ticket.model)
+    if waiting < fleet.config.server.max_queue or (run is not None and run.is_open and not run.is_full):
         return None
+    if fleet.closing or _hopeless(replace(fleet, queue=Queue([ticket])), now):
+        return None  # there is more to say
     return QueueFull(
-        f"{ahead} requests are waiting already",
+        f"{waiting} requests are waiting already",
         hint="try again later, or raise `server.max_queue`",
         retry_after=QUEUE_FULL_RETRY_AFTER,
     )
+
+
+def refuse(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
+    """Answer at once who will not be served: closing, failing, never fits."""
+    hopeless = _hopeless(fleet, now)
+    if not fleet.queue or not (fleet.closing or hopeless):
+        return fleet, ()
+    refused: dict[TicketId, SupervisorError] = {
+        ticket.id: ShuttingDown("shutting down") if fleet.closing else hopeless[ticket.model]
+        for ticket in fleet.queue
+        if fleet.closing or ticket.model in hopeless
+    }
+    actions = tuple(Refuse(ticket, error) for ticket, error in refused.items())
+    return replace(fleet, queue=fleet.queue.without(refused)), actions
 
 
 def _hopeless(fleet: Fleet, now: float) -> Mapping[str, SupervisorError]:
@@ -77,8 +89,12 @@ def _hopeless(fleet: Fleet, now: float) -> Mapping[str, SupervisorError]:
 
 
 def _never_fits(fleet: Fleet, model: str, room: Amounts, pinned: Sequence[Run]) -> SupervisorError | None:
-    """Pinned models never leave, so what they hold is not part of anybody's budget."""
-    if _fits(needs(fleet.config.models[model]), room):
+    """Pinned models leave only where a constraint says so; what else they hold is not part of anybody's budget."""
+    needed = needs(fleet.config.models[model])
+    if _fits(needed, room):
+        return None
+    evicted = evicted_by(fleet.config.routing, model, frozenset(run.model.id for run in pinned))
+    if evicted and _fits(needed, _minus(fleet.budget, (run for run in pinned if run.model.id not in evicted))):
         return None
     names = ", ".join(f"`{run.model.id}`" for run in pinned)
     return CannotFit(
@@ -90,20 +106,25 @@ def _never_fits(fleet: Fleet, model: str, room: Amounts, pinned: Sequence[Run]) 
 def grant(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     """Let tickets through to open runs, oldest first.
 
-    Once a ticket has waited for room longer than `max_wait`, nobody behind it is let through to a run that could
-    make that room.
+    Once a ticket has waited for its model to start longer than `max_wait`, nobody behind it is let through to a run
+    that is in the way.
     """
     open_runs = {run.model.id: run for run in fleet.runs if run.is_open and run.model.id in fleet.queue.wanted}
     if all(run.is_full for run in open_runs.values()):
         return fleet, ()
     cold = fleet.queue.wanted.keys() - _on_hand(fleet)
-    overdue = False
+    unpinned = {model for model, run in open_runs.items() if not run.model.pinned}
+    closed: set[str] = set()
     granted: list[TicketId] = []
     actions: list[Action] = []
     for ticket in fleet.queue:
         run = open_runs.get(ticket.model)
-        if run is None or run.is_full or (overdue and not run.model.pinned):
-            overdue = overdue or (ticket.model in cold and now - ticket.since > fleet.config.server.max_wait)
+        if run is None or run.is_full or ticket.model in closed:
+            if ticket.model in cold and now - ticket.since > fleet.config.server.max_wait:
+                cold.remove(ticket.model)
+                closed |= _in_the_way(fleet, ticket.model, unpinned)
+                if closed >= unpinned:
+                    cold.clear()
         else:
             open_runs[ticket.model] = replace(run, leases=run.leases + 1, used_at=now)
             granted.append(ticket.id)
@@ -113,6 +134,13 @@ def grant(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     for run in open_runs.values():
         fleet = fleet.with_run(run)
     return replace(fleet, queue=fleet.queue.without(granted)), tuple(actions)
+
+
+def _in_the_way(fleet: Fleet, model: str, unpinned: set[str]) -> set[str]:
+    """The open runs that could make the room it lacks, and those that it cannot live beside."""
+    out = evicted_by(fleet.config.routing, model, frozenset(_on_hand(fleet)))
+    has_room = _fits(needs(fleet.config.models[model]), _minus(fleet.budget, fleet.runs))
+    return {*out} if has_room and fleet.config.routing is not None else {*out, *unpinned}
 
 
 def _on_hand(fleet: Fleet) -> set[str]:
@@ -130,24 +158,30 @@ def retire(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
 
 
 def make_room(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
-    """Mark victims for the first model in the queue that does not fit; give back those no longer needed."""
+    """Mark who has to leave, first by the constraints, then for room; give back who need not leave any more."""
     marked = {run.id for run in fleet.runs if run.retiring is Reason.EVICTED and run.phase is not Phase.STOPPING}
-    unmarked = replace(
-        fleet, runs=tuple(replace(run, retiring=None) if run.id in marked else run for run in fleet.runs)
-    )
-    victims = _victims(unmarked, marked)
+    unmarked = _marked(fleet, marked, None)
+    ahead = outlook(unmarked)
+    victims = {run.id for run in unmarked.runs if run.model.id in ahead.evicted and not run.is_leaving}
+    victims |= _victims(_marked(unmarked, victims, Reason.EVICTED), ahead.coming, marked)
     if victims == marked:
         return fleet, ()
-    fleet = replace(
-        unmarked,
-        runs=tuple(replace(run, retiring=Reason.EVICTED) if run.id in victims else run for run in unmarked.runs),
-    )
+    fleet = _marked(unmarked, victims, Reason.EVICTED)
     return grant(fleet, now) if marked - victims else (fleet, ())
 
 
-def _victims(fleet: Fleet, marked: set[RunId]) -> set[RunId]:
-    """The runs that have to leave: idle before busy, those already told to leave, then least recently used."""
-    model = _first_without_room(fleet)
+def _marked(fleet: Fleet, chosen: Set[RunId], reason: Reason | None) -> Fleet:
+    if not chosen:
+        return fleet
+    return replace(fleet, runs=tuple(replace(run, retiring=reason) if run.id in chosen else run for run in fleet.runs))
+
+
+def _victims(fleet: Fleet, coming: Sequence[str], marked: Set[RunId]) -> set[RunId]:
+    """The runs that make room for the first model that lacks it.
+
+    Idle before busy, those already told to leave, then least recently used.
+    """
+    model = _first_without_room(fleet, coming)
     if model is None:
         return set()
     needed = needs(fleet.config.models[model])
@@ -164,12 +198,9 @@ def _victims(fleet: Fleet, marked: set[RunId]) -> set[RunId]:
     return victims if _fits(needed, room) else set()
 
 
-def _first_without_room(fleet: Fleet) -> str | None:
+def _first_without_room(fleet: Fleet, coming: Sequence[str]) -> str | None:
     room = _minus(fleet.budget, fleet.runs)
-    on_hand = _on_hand(fleet)
-    for model in fleet.queue.wanted:
-        if model in on_hand:
-            continue
+    for model in coming:
         needed = needs(fleet.config.models[model])
         if not _fits(needed, room):
             return model
@@ -204,19 +235,22 @@ def stop(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
 
 
 def spawn(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
-    """Start what is wanted and fits, in queue order; who does not fit holds the resources it waits for."""
+    """Start what is wanted, has no constraint against it and fits, in queue order.
+
+    Who does not fit holds the resources it waits for; who waits for a model that stays holds none.
+    """
     room = dict(_minus(fleet.budget, fleet.runs))
     actions: list[Action] = []
     runs = fleet.by_model()
-    for model in fleet.queue.wanted:
+    for model in outlook(fleet).coming:
         if model in runs:
-            continue  # it is there, on its way, or still on its way out
+            continue  # still on its way out
         needed = needs(fleet.config.models[model])
         fits = _fits(needed, room)
         for name, amount in needed.items():
             if fits or amount > room.get(name, 0):
                 room[name] = room.get(name, 0) - amount
-        if fits:
+        if fits and may_start(fleet, model):
             run = Run(RunId(fleet.spawned + 1), fleet.config.models[model], Phase.STARTING, now, now)
             fleet = replace(fleet, runs=(*fleet.runs, run), spawned=fleet.spawned + 1)
             actions.append(Spawn(run))

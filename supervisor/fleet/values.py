@@ -76,7 +76,7 @@ class Ticket:
 
 
 class Queue(tuple[Ticket, ...]):
-    """Who waits, in order of arrival. Which models they want is counted once per queue, not once per rule."""
+    """Who waits, in the order of their turns. Which models they want is counted once per queue, not once per rule."""
 
     @cached_property
     def wanted(self) -> Mapping[str, int]:

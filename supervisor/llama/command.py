@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
+from supervisor.config.quantities import Address
 from supervisor.config.secrets import redacted
 from supervisor.llama import flags, protocol
-from supervisor.llama.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
+from supervisor.llama.endpoint import Endpoint, HttpEndpoint, TcpEndpoint, UnixEndpoint, endpoint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from supervisor.config.values import Model, Option
@@ -51,6 +52,13 @@ PATHS = frozenset(
 LISTS = frozenset({"control-vector", "lora"})
 """Those of them that take several, with commas between; in any other a comma is part of the name."""
 
+_GIVES_A_MODEL = frozenset(
+    ("-m", "--model", "-mu", "--model-url", "-dr", "--docker-repo", "-hf", "-hfr", "--hf", "--hf-repo")
+)
+"""A llama-server without any of these is a router, which says nothing on stdout."""
+_HERE = re.compile(r"localhost|127\.[\d.]+|0\.0\.0\.0|::1?")
+_ON_LOOPBACK = "http://127.0.0.1:${PORT}"
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -62,6 +70,10 @@ class Command:
     endpoint: Endpoint
     speaks_protocol: bool
     """Whether the child reports on stdout and leaves when stdin closes."""
+    address: Address | None = None
+    """Where on this machine it is to listen, and nobody else; None if its command does not say so."""
+    stop: tuple[str, ...] = ()
+    """What stops it, `${PID}` still in it; empty: a signal, or the end of its stdin."""
 
     redact: Callable[[str], str] = field(default=str, compare=False)
     """Takes out the secrets that no flag gives away."""
@@ -110,16 +122,44 @@ def llama_command(
         cwd=around.base,
         endpoint=endpoint,
         speaks_protocol=speaks_protocol,
+        address=Address(endpoint.host, endpoint.port) if isinstance(endpoint, TcpEndpoint) else None,
     )
 
 
-def raw_command(model: Model, around: Surroundings, *, endpoint: TcpEndpoint) -> Command:
-    """The command line the config gives for any other server."""
-    argv = [part.replace("${PORT}", str(endpoint.port)) for part in model.cmd]
-    program = argv[0]
+def raw_command(model: Model, around: Surroundings, *, port: int, program: Path | None = None) -> Command:
+    """The command line the config gives for any other server, `port` in place of `${PORT}`.
+
+    `program` is given if it is a llama-server all the same: what it is told stays, but it reports how it loads.
+    """
+    argv = _words(model.cmd, around, port)
+    endpoint = endpoint_of((model.proxy or _ON_LOOPBACK).replace("${PORT}", str(port)))
+    speaks_protocol = program is not None and not _GIVES_A_MODEL.isdisjoint(argv)
+    inherited = child_environment(around) if program else _inherited(around)
+    mode = {protocol.SWITCH: "0"} if speaks_protocol else {}
+    is_named = _HERE.fullmatch(endpoint.host) and _names(endpoint.port, (*argv, *model.env.values()))
+    return Command(
+        argv=argv,
+        env={**inherited, **mode, **model.env},
+        cwd=around.base,
+        endpoint=endpoint,
+        speaks_protocol=speaks_protocol,
+        address=Address(endpoint.host, endpoint.port) if is_named else None,
+        stop=_words(model.cmd_stop, around, port),
+    )
+
+
+def _words(words: Sequence[str], around: Surroundings, port: int) -> tuple[str, ...]:
+    """A command of the config as argv."""
+    argv = [word.replace("${PORT}", str(port)) for word in words]
+    program = argv[0] if argv else "/"
     if program.startswith("~/") or ("/" in program and not program.startswith("/")):
         argv[0] = str(resolved(program, around))
-    return Command(tuple(argv), {**child_environment(around), **model.env}, around.base, endpoint, False)
+    return tuple(argv)
+
+
+def _names(port: int, words: Iterable[str]) -> bool:
+    number = re.compile(rf"(?<![0-9]){port}(?![0-9])")
+    return any(number.search(word) for word in words)
 
 
 def model_options(model: Model, around: Surroundings) -> dict[str, Option]:
@@ -129,9 +169,14 @@ def model_options(model: Model, around: Surroundings) -> dict[str, Option]:
 
 
 def child_environment(around: Surroundings) -> dict[str, str]:
-    """Our environment without what would change a child that did not ask for it."""
+    """Our environment without what would change a llama-server that did not ask for it."""
+    return {**_inherited(around), "XDG_CONFIG_HOME": str(around.private_dir / "config")}
+
+
+def _inherited(around: Surroundings) -> dict[str, str]:
+    """The same for any program: podman and others keep their own settings where `XDG_CONFIG_HOME` says."""
     env = {name: value for name, value in around.environ.items() if not SCRUBBED.match(name)}
-    return {**env, "GGML_NO_BACKTRACE": "1", "XDG_CONFIG_HOME": str(around.private_dir / "config")}
+    return {**env, "GGML_NO_BACKTRACE": "1"}
 
 
 def resolved(path: str, around: Surroundings) -> Path:
@@ -160,3 +205,7 @@ def _listen(endpoint: Endpoint) -> tuple[str, ...]:
             return ("--host", str(path), "--port", "0")
         case TcpEndpoint(port, host):
             return ("--host", host, "--port", str(port))
+        case HttpEndpoint():
+            raise ValueError("a llama-server of ours listens where we say")
+        case _:
+            assert_never(endpoint)

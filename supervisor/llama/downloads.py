@@ -22,7 +22,7 @@ def download_warnings(options: Mapping[str, Option], environ: Mapping[str, str],
         if isinstance(repository, str) and not _is_cached(repository.partition(":")[0], environ, home):
             message = f"`{repository}` is not in llama-server's cache yet: the first load downloads it"
             yield ModelWarning(
-                "not_downloaded", message, "raise `load_limit` if the download may take longer than that"
+                "not_downloaded", message, "raise `load_limit` (`healthCheckTimeout`) if that may take longer"
             )
 
 

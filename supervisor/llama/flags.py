@@ -65,6 +65,7 @@ _REPLACEMENTS = {
 _NUMBER_HINTS = frozenset({"N", "P", "INDEX", "SEED", "SECONDS", "SIMILARITY"})
 _QUOTED_WORD = re.compile(r"""(['"])([A-Za-z]\w*)\1""")
 _ON_OFF = {"on", "enabled", "true", "1", "off", "disabled", "false", "0"}
+_BEGINS_A_NUMBER = re.compile(r"[+-]?\d")
 _THOUSANDS = re.compile(r"(\d+)\s*[kK]")
 
 
@@ -77,6 +78,8 @@ class FlagProblem:
     """`unknown_flag`, `bad_flag_value`, `missing_flag_value` or `reserved_flag`."""
     message: str
     hint: str = ""
+    is_misread: bool = False
+    """Whether the binary takes the value all the same, and reads another one."""
 
 
 def replacement(name: str) -> str | None:
@@ -112,10 +115,14 @@ def _problem(catalogue: Catalogue, key: str, value: Option) -> FlagProblem | Non
     return _value_problem(flag, key, value)
 
 
-def _unknown(catalogue: Catalogue, key: str, value: Option) -> FlagProblem:
+def unknown_message(catalogue: Catalogue, key: str) -> str:
+    """That this binary has no such option."""
     version = f" ({catalogue.version})" if catalogue.version else ""
-    message = f"this llama-server{version} has no option `{key}`"
-    return FlagProblem(key, "unknown_flag", message, _instead(catalogue, key, value))
+    return f"this llama-server{version} has no option `{key}`"
+
+
+def _unknown(catalogue: Catalogue, key: str, value: Option) -> FlagProblem:
+    return FlagProblem(key, "unknown_flag", unknown_message(catalogue, key), _instead(catalogue, key, value))
 
 
 def _instead(catalogue: Catalogue, key: str, value: Option) -> str:
@@ -183,7 +190,8 @@ def _number_problem(flag: Flag, key: str, item: str) -> FlagProblem | None:
     hint = "write a plain number"
     if thousands := _THOUSANDS.fullmatch(item):
         hint = f"llama-server would read {thousands[1]}; write `{key} = {int(thousands[1]) * 1024}`"
-    return FlagProblem(key, "bad_flag_value", f"`{key}` must be a number, got {_shown(item)}", hint)
+    message = f"`{key}` must be a number, got {_shown(item)}"
+    return FlagProblem(key, "bad_flag_value", message, hint, is_misread=bool(_BEGINS_A_NUMBER.match(item)))
 
 
 def _is_number(item: str) -> bool:

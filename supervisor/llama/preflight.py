@@ -13,7 +13,9 @@ import anyio.to_thread
 from supervisor.config.problems import nearest
 from supervisor.config.schema import MODEL
 from supervisor.llama import trial
+from supervisor.llama.arguments import argument_problems, file_options, in_a_command, options_of, read_arguments
 from supervisor.llama.binary import (
+    NAME,
     BinaryNotFound,
     NotExecutable,
     answers,
@@ -28,6 +30,7 @@ from supervisor.llama.command import (
     child_environment,
     llama_command,
     model_options,
+    raw_command,
     resolved,
 )
 from supervisor.llama.diagnosis import Diagnosis, first_known, found
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from supervisor.config.values import Model, Option
+    from supervisor.llama.arguments import Argument
     from supervisor.llama.gguf import Header
     from supervisor.llama.help_text import Catalogue
 
@@ -83,8 +87,7 @@ class Inspector:
     async def inspect(self, model: Model) -> Inspection:
         """What a start needs to know, and everything that would make it fail. Takes no time that a swap would feel."""
         if model.cmd:
-            problem = self._program_problem(model)
-            return Inspection(problems=(problem,) if problem else ())
+            return await self._inspect_command(model)
         try:
             binary = self._binary(model.binary)
             check_executable(binary)
@@ -93,11 +96,42 @@ class Inspector:
             return Inspection(problems=(_binary_problem(exc),))
         options = model_options(model, self.around)
         problems = [*_flag_problems(catalogue, options), *self._socket_problems(model)]
+        seen = await self._looked(model, binary, catalogue, options)
+        return replace(seen, problems=(*problems, *seen.problems))
+
+    async def _inspect_command(self, model: Model) -> Inspection:
+        """What can be known of any program, and of a llama-server as much as if its options were in the config."""
+        asked = Inspection(warnings=tuple(self._stop_warnings(model)))
+        if problem := self._program_problem(model.cmd, model):
+            return replace(asked, problems=(problem,))
+        binary = self._program(model.cmd, model)
+        if not binary.name.startswith(NAME) or not is_llama_server(binary):
+            return asked
+        try:
+            catalogue = await self._catalogue(binary, model)
+        except HelpFailed as exc:
+            return replace(asked, problems=(_binary_problem(exc),))
+        assert catalogue is not None
+        arguments = read_arguments(catalogue, model.cmd[1:])
+        problems, misread = _argument_problems(catalogue, arguments)
+        seen = await self._looked(model, binary, catalogue, options_of(arguments, self.around))
+        # Without a model it is a router, or its environment names one.
+        broken = [_from_home(each, self.around) for each in seen.problems if each.cause != "no_model_given"]
+        warnings = [replace(each, hint=in_a_command(catalogue, each.hint)) for each in seen.warnings]
+        return replace(seen, problems=(*problems, *broken), warnings=(*asked.warnings, *misread, *warnings))
+
+    def _stop_warnings(self, model: Model) -> Iterator[ModelWarning]:
+        if model.cmd_stop and (problem := self._program_problem(model.cmd_stop, model)):
+            message = f"it cannot be stopped as told, only by a signal: {problem.message}"
+            yield ModelWarning("stop_command_missing", message, problem.hint)
+
+    async def _looked(
+        self, model: Model, binary: Path, catalogue: Catalogue | None, options: dict[str, Option]
+    ) -> Inspection:
+        """At the files these options name, and at what else speaks against a start."""
         seen = await anyio.to_thread.run_sync(self._files.look, options, abandon_on_cancel=True)
-        problems += seen.problems
-        problems += await self._gpu_problems(model, binary, options)
         return Inspection(
-            problems=tuple(problems),
+            problems=(*seen.problems, *await self._gpu_problems(model, binary)),
             warnings=tuple(await self._warnings(model, binary, catalogue, options)),
             binary=binary,
             catalogue=catalogue,
@@ -112,21 +146,26 @@ class Inspector:
         if seen.problems or seen.binary is None or seen.catalogue is None:
             return seen
         # Without what makes each model another one, so that a thousand models of one kind are one trial.
-        options = {key: value for key, value in model.options.items() if _is_worth_a_trial(key, value)}
-        stand_in = replace(model, id="trial", options=options)
-        command = llama_command(
-            stand_in, self.around, binary=seen.binary, catalogue=seen.catalogue, endpoint=self._endpoint()
-        )
+        if model.cmd:
+            arguments = read_arguments(seen.catalogue, model.cmd[1:])
+            stand_in = replace(model, cmd=(model.cmd[0], *_trial_words(arguments)))
+            command = raw_command(stand_in, self.around, port=0, program=seen.binary)
+        else:
+            options = {key: value for key, value in model.options.items() if _is_worth_a_trial(key, value)}
+            stand_in = replace(model, id="trial", options=options)
+            command = llama_command(
+                stand_in, self.around, binary=seen.binary, catalogue=seen.catalogue, endpoint=self._endpoint()
+            )
         problem = await self._trials.problem(command, identity=str(self.fingerprint(stand_in)))
         return replace(seen, problems=(problem,)) if problem else seen
 
     def fingerprint(self, model: Model) -> Fingerprint:
         """Changes when the binary or a file of this model changes."""
         try:
-            program = self._on_path(model.cmd[0], model) if model.cmd else self._binary(model.binary)
+            program = self._program(model.cmd, model) if model.cmd else self._binary(model.binary)
         except BinaryNotFound:
             program = Path()
-        options = {} if model.cmd else model_options(model, self.around)
+        options = file_options(model.cmd, self.around) if model.cmd else model_options(model, self.around)
         paths = [program, *(path for key in sorted(PATHS & options.keys()) for path in paths_of(key, options[key]))]
         parts = self._files.parts(options.get("model"))
         return tuple((str(path), *_identity(path)) for path in (*paths, *parts))
@@ -152,19 +191,19 @@ class Inspector:
         env = {**child_environment(self.around), **model.env}
         return await catalogue_of(binary, cache_dir=self.cache_dir, env=env)
 
-    def _on_path(self, program: str, model: Model) -> Path:
-        """A program as the child's own PATH finds it."""
+    def _program(self, words: Sequence[str], model: Model) -> Path:
+        """The program of a command: a path of the config, or as the child's own PATH finds it."""
+        program = words[0]
+        if "/" in program:
+            return resolved(program, self.around)
         path = {**self.around.environ, **model.env}.get("PATH", os.defpath)
         return Path(shutil.which(program, path=path) or program)
 
-    def _program_problem(self, model: Model) -> Diagnosis | None:
-        program = model.cmd[0]
-        path = self._on_path(program, model)
-        if "/" in program:
-            path = resolved(program, self.around)
-        elif not path.is_absolute():
-            message = f"the program `{program}` of `cmd` is not on PATH"
-            return found("binary_not_found", message=message, hint="give `cmd` the absolute path of the program")
+    def _program_problem(self, words: Sequence[str], model: Model) -> Diagnosis | None:
+        path = self._program(words, model)
+        if "/" not in words[0] and not path.is_absolute():
+            message = f"the program `{words[0]}` is not on PATH"
+            return found("binary_not_found", message=message, hint="give the absolute path of the program")
         try:
             check_executable(path)
         except NotExecutable as exc:
@@ -179,7 +218,7 @@ class Inspector:
         if model.transport.value == "unix" and len(path.encode()) > LONGEST_SOCKET_PATH:
             yield found("socket_path_too_long", path=path)
 
-    async def _gpu_problems(self, model: Model, binary: Path, options: dict[str, Option]) -> list[Diagnosis]:
+    async def _gpu_problems(self, model: Model, binary: Path) -> list[Diagnosis]:
         if model.require_gpu and is_llama_server(binary) and await self._sees_no_gpu(model, binary):
             return [found("gpu_required")]
         return []
@@ -223,6 +262,32 @@ def _flag_problems(catalogue: Catalogue | None, options: dict[str, Option]) -> I
         ours = nearest(problem.key.replace("-", "_"), MODEL) if problem.cause == "unknown_flag" else None
         hint = f"did you mean our own key `{ours}`?" if ours else problem.hint
         yield found(problem.cause, message=problem.message, hint=hint, flag=problem.key)
+
+
+def _argument_problems(
+    catalogue: Catalogue, arguments: Sequence[Argument]
+) -> tuple[list[Diagnosis], list[ModelWarning]]:
+    """What this binary would refuse, and what it would take for something else, which has run so far."""
+    problems, warnings = [], []
+    for problem in argument_problems(catalogue, arguments):
+        if problem.is_misread:
+            warnings.append(ModelWarning("value_misread", problem.message, problem.hint))
+        else:
+            problems.append(found(problem.cause, message=problem.message, hint=problem.hint, flag=problem.key))
+    return problems, warnings
+
+
+def _from_home(problem: Diagnosis, around: Surroundings) -> Diagnosis:
+    """A path that begins with `~` is missing for a reason of its own."""
+    if f"`{around.base}/~/" not in problem.message:
+        return problem
+    return replace(problem, hint="no shell runs `cmd`, so `~` is the name of a directory: write the path out")
+
+
+def _trial_words(arguments: Sequence[Argument]) -> Iterator[str]:
+    for each in arguments:
+        if _is_worth_a_trial(each.key, each.option) and each.key not in {"host", "port", *SECRETS}:
+            yield from (each.typed, *each.values)
 
 
 def _draft_warnings(catalogue: Catalogue | None, options: dict[str, Option]) -> Iterator[ModelWarning]:

@@ -10,7 +10,7 @@ from supervisor.proxy.heads import header
 if TYPE_CHECKING:
     from supervisor.errors import SupervisorError
     from supervisor.proxy.client import Client
-    from supervisor.proxy.upstream import Headers
+    from supervisor.proxy.heads import Headers
 
 
 class Answer:

@@ -18,8 +18,9 @@ logger = logging.getLogger("supervisor.proxy")
 class AsgiCall:
     """One request, whole, and its task."""
 
-    def __init__(self, app: ASGIApp, client: Client) -> None:
+    def __init__(self, app: ASGIApp, client: Client, *, scheme: str = "http") -> None:
         self._app = app
+        self._scheme = scheme
         self._client = client
         self._left = asyncio.Event()
         self._writable = asyncio.Event()
@@ -39,7 +40,7 @@ class AsgiCall:
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": client.version,
             "method": client.method,
-            "scheme": "http",
+            "scheme": self._scheme,
             "path": client.path,
             "raw_path": client.raw_path,
             "query_string": client.query,

@@ -12,10 +12,16 @@ NAME_LIMIT = 4096
 """Bytes of a model's name in a form."""
 
 
+class Name(str):
+    """A model's name as JSON has it. Of a type of ours, so that each is heard of: one name may be given twice."""
+
+    __slots__ = ()
+
+
 class Head(msgspec.Struct):
     """The fields of a request's JSON that concern us; the rest is not decoded."""
 
-    model: str | None = None
+    model: Name | None = None
     stream: msgspec.Raw = msgspec.Raw()
 
     @property
@@ -23,7 +29,18 @@ class Head(msgspec.Struct):
         return bytes(self.stream) == b"true"
 
 
-_decoder = msgspec.json.Decoder(Head)
+_given: list[str] = []
+"""The names in the JSON that is being decoded."""
+
+
+def _named(_: type, value: object) -> Name:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
+    _given.append(str(value))  # a number is a name that a client has taken for one
+    return Name(value)
+
+
+_decoder = msgspec.json.Decoder(Head, dec_hook=_named)
 _BOUNDARY = re.compile(rb'boundary="?([^";,\s]{1,70})', re.IGNORECASE)
 _DISPOSITION = re.compile(rb"\r\ncontent-disposition:([^\r\n]*)", re.IGNORECASE)
 _PARAMETER = re.compile(rb';\s*([\w*-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)')
@@ -31,12 +48,16 @@ _PARAMETER = re.compile(rb';\s*([\w*-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)')
 
 def head_of_json(body: bytes) -> Head:
     """The head of a JSON object; raises `InvalidRequest` when it is none."""
+    _given.clear()
     try:
-        return _decoder.decode(body)
+        head = _decoder.decode(body)
     except msgspec.ValidationError as exc:
         raise InvalidRequest(f"the request body: {exc}", hint='expected a JSON object with "model": "NAME"') from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequest(f"the request body is not valid JSON: {exc}") from exc
+    if len(_given) > 1:
+        raise InvalidRequest("the request body names `model` twice", hint="who reads it next may take the other one")
+    return head
 
 
 def model_in_form(content_type: bytes, body: bytes, *, is_whole: bool = True) -> str | None:
@@ -44,6 +65,24 @@ def model_in_form(content_type: bytes, body: bytes, *, is_whole: bool = True) ->
 
     Raises `InvalidRequest` when it is no form.
     """
+    found = _model_field(content_type, body)
+    if found is None or (found[1] is None and not is_whole):
+        return None
+    begin, end = found
+    return body[begin:end][:NAME_LIMIT].decode(errors="replace").strip()
+
+
+def renamed_in_form(content_type: bytes, body: bytes, model: str) -> bytes:
+    """The same form with another value of its field `model`; all else stays byte for byte."""
+    found = _model_field(content_type, body)
+    if found is None:
+        return body
+    begin, end = found
+    return body[:begin] + model.encode() + (body[end:] if end is not None else b"")
+
+
+def _model_field(content_type: bytes, body: bytes) -> tuple[int, int | None] | None:
+    """Where the value of the field `model` begins and ends; it ends nowhere yet if the form is not whole."""
     boundary = _BOUNDARY.search(content_type)
     if b"multipart/form-data" not in content_type.lower() or boundary is None:
         raise InvalidRequest("expected a multipart/form-data body with a boundary", hint="send the file as a form")
@@ -55,10 +94,7 @@ def model_in_form(content_type: bytes, body: bytes, *, is_whole: bool = True) ->
             return None
         end = body.find(delimiter, head_end)
         if _is_model_field(body[start:head_end]):
-            if end < 0 and not is_whole:
-                return None
-            value = body[head_end + 4 : end if end >= 0 else len(body)]
-            return value[:NAME_LIMIT].decode(errors="replace").strip()
+            return head_end + 4, end if end >= 0 else None
         start = end
     return None
 

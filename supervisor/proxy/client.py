@@ -10,11 +10,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from supervisor.errors import SupervisorError
-    from supervisor.proxy.upstream import Headers
+    from supervisor.proxy.heads import Headers
 
 STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 600)} | {
     each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in http.HTTPStatus
 }
+
+CANCELLED_STATUS = 499
+"""Clients' libraries try again after 408, 409, 429, 5xx and a lost connection, which is not what cancelling is for."""
+CANCELLED = (
+    b'{"type":"error","error":{"message":"the request was cancelled by the owner of the service",'
+    b'"type":"invalid_request_error","param":null,"code":"request_cancelled"}}'
+)
 
 
 class Listener(Protocol):
@@ -33,6 +40,16 @@ class Listener(Protocol):
         """More of the request has come, or its end."""
 
 
+class Watcher(Protocol):
+    """Who looks on, for the record."""
+
+    def client_began(self) -> None:
+        """There is a head of an answer."""
+
+    def client_ended(self) -> None:
+        """The answer is out or cut, or the client left; nothing more is told."""
+
+
 class Client:
     """A request, whole or on its way, and the connection its answer goes to.
 
@@ -46,6 +63,7 @@ class Client:
         "_pieces",
         "_transport",
         "address",
+        "answer_headers",
         "body_size",
         "has_begun",
         "headers",
@@ -60,7 +78,10 @@ class Client:
         "path",
         "query",
         "raw_path",
+        "status",
         "version",
+        "watcher",
+        "written",
     )
 
     def __init__(
@@ -97,7 +118,13 @@ class Client:
         self.is_lagging = False
         self.keep_alive = True
         """Whether the connection may serve another request."""
+        self.status = 0
+        """The answer's; 0 before it has begun."""
+        self.answer_headers: Headers = []
+        self.written = 0
+        """Bytes of the answer's body."""
         self.listener: Listener | None = None
+        self.watcher: Watcher | None = None
 
     # The request.
 
@@ -162,6 +189,10 @@ class Client:
         parts.append(b"\r\n")
         self._head = b"".join(parts)
         self.has_begun = True
+        self.status = status
+        self.answer_headers = headers
+        if self.watcher is not None:
+            self.watcher.client_began()
 
     def write(self, piece: bytes) -> None:
         """A piece of the answer's body, at least one byte."""
@@ -170,7 +201,8 @@ class Client:
             return
         if self.method == "HEAD":
             piece = b""
-        elif self._is_chunked:
+        self.written += len(piece)
+        if self._is_chunked:
             piece = b"%x\r\n%b\r\n" % (len(piece), piece)
         self._transport.write(head + piece if head else piece)
 
@@ -196,17 +228,36 @@ class Client:
         self.is_whole = True  # for there is no answer that the rest of the request could still spoil
         self._end()
 
+    def cancel(self) -> None:
+        """End it on somebody's order: whoever serves it lets go, as if the client had left."""
+        listener, self.listener = self.listener, None
+        if listener is not None:
+            listener.client_left()
+        if self.has_begun:
+            self.cut()
+        else:
+            length = (b"content-length", b"%d" % len(CANCELLED))
+            self.begin(CANCELLED_STATUS, [(b"content-type", b"application/json"), length])
+            self.finish(CANCELLED)
+
     def _end(self) -> None:
         self.is_answered = True
         self.listener = None
         self._pieces.clear()
+        self._unwatch()
         self._ended()
+
+    def _unwatch(self) -> None:
+        watcher, self.watcher = self.watcher, None
+        if watcher is not None:
+            watcher.client_ended()
 
     # What the connection tells.
 
     def left(self) -> None:
         """The client went away."""
         self.is_gone = True
+        self._unwatch()
         if self.listener is not None:
             self.listener.client_left()
 

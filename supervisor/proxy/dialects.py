@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING
 
 import msgspec.json
 
-from supervisor.errors import MethodNotAllowed, ModelCrashed, ModelFailed, SupervisorError
+from supervisor.errors import (
+    ConcurrencyLimit,
+    MethodNotAllowed,
+    ModelCrashed,
+    ModelFailed,
+    SupervisorError,
+    Unauthorized,
+)
 
 if TYPE_CHECKING:
-    from supervisor.proxy.upstream import Headers
+    from supervisor.proxy.heads import Headers
 
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
@@ -58,6 +65,8 @@ def error_response(error: SupervisorError, dialect: Dialect, accept: bytes) -> t
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))
+    if isinstance(error, Unauthorized):
+        headers.append((b"www-authenticate", b'Basic realm="llama-supervise"'))  # a browser asks for the key
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allowed.encode()))
     if isinstance(error, ModelFailed) and error.failure.permanent:
@@ -74,6 +83,8 @@ def error_event(error: SupervisorError, dialect: Dialect) -> bytes:
 
 
 def _body(error: SupervisorError, dialect: Dialect, accept: bytes) -> tuple[bytes, bytes]:
+    if isinstance(error, ConcurrencyLimit):
+        accept = b""  # clients that retry read its code
     text = f"{error.message}\nhint: {error.hint}\n" if error.hint else f"{error.message}\n"
     if b"json" not in accept and b"text/plain" in accept:
         return b"text/plain; charset=utf-8", text.encode()

@@ -1,7 +1,7 @@
-"""A request passed to a child that is ready, and its answer passed back.
+"""A request passed to a backend, a child that is ready or a peer, and its answer passed back.
 
 Bytes go through as callbacks, from one connection's `data_received` to the other's `write`: no task, no future, no
-queue. Only what has to wait is a task: a new connection, and learning what became of a child that fell silent.
+queue. Only what has to wait is a task: a new connection, and learning what became of a child whose connection ended.
 """
 
 from __future__ import annotations
@@ -12,18 +12,9 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
-import anyio
 import msgspec.json
 
-from supervisor.errors import (
-    InternalError,
-    ModelCrashed,
-    ModelUnloaded,
-    ShuttingDown,
-    SupervisorError,
-    UpstreamRefused,
-    UpstreamUnreachable,
-)
+from supervisor.errors import InternalError, SupervisorError, UpstreamRefused, UpstreamUnreachable
 from supervisor.proxy.heads import is_event_stream, request_head, response_headers
 from supervisor.proxy.lines import WholeLines
 
@@ -32,27 +23,23 @@ if TYPE_CHECKING:
 
     from supervisor.fleet.names import Target
     from supervisor.proxy.answer import Answer
-    from supervisor.proxy.upstream import Connection, Headers, Upstream
-    from supervisor.runtime.lease import Lease
-    from supervisor.runtime.live import LiveRun
+    from supervisor.proxy.backend import Backend
+    from supervisor.proxy.heads import Forwarding, Headers
+    from supervisor.proxy.upstream import Connection
 
 logger = logging.getLogger("supervisor.proxy")
 
-LAST_WORDS = 2.0
-"""Seconds a broken connection waits to learn what became of its child."""
-DEATH_NOTICE = 0.05
-"""Seconds in which we learn of a child's death after its connections have ended."""
 REFUSAL_LIMIT = 64 * 1024
 """Bytes kept of an error that has to be put into a stream."""
 
 
 @dataclass(slots=True)
 class Call:
-    """A request on its way to a child."""
+    """A request on its way to a backend."""
 
     method: bytes
     target: bytes
-    """Path and query as the child gets them."""
+    """Path and query as the backend gets them, but for what stands before its every path."""
     headers: Headers
     body: bytes
     """All of it, or what has come so far; not kept once an answer has begun."""
@@ -62,36 +49,50 @@ class Call:
     length: int | None = None
     """Of the whole body, where more of it is to come."""
 
-    @property
-    def head(self) -> bytes:
-        if self.length is not None:
-            return request_head(self.method, self.target, self.headers, self.length)
-        has_length = self.body or self.method in {b"POST", b"PUT", b"PATCH"}
-        return request_head(self.method, self.target, self.headers, len(self.body) if has_length else None)
+    def head(self, forwarding: Forwarding, address: tuple[str, int] | None) -> bytes:
+        """The bytes before the body; `address` is the client's."""
+        length = self.length
+        if length is None and (self.body or self.method in {b"POST", b"PUT", b"PATCH"}):
+            length = len(self.body)
+        return request_head(self.method, self.target, self.headers, length, forwarding, address)
 
 
 class Exchange:
-    """One call and its answer, between a client and a connection to a child."""
+    """One call and its answer, between a client and a connection to a backend."""
 
-    __slots__ = ("_answer", "_call", "_client", "_complaint", "_connection", "_lease", "_lines", "_run", "_task", "_up")
+    __slots__ = (
+        "_answer",
+        "_backend",
+        "_call",
+        "_client",
+        "_complaint",
+        "_connection",
+        "_lines",
+        "_origin",
+        "_task",
+        "_timer",
+        "_up",
+    )
 
-    def __init__(self, call: Call, answer: Answer, lease: Lease, upstream: Upstream) -> None:
+    def __init__(self, call: Call, answer: Answer, backend: Backend) -> None:
         self._call = call
         self._answer = answer
         self._client = answer.client
-        self._lease = lease
-        self._run = lease.run
-        self._up = upstream
+        self._backend = backend
+        self._origin = backend.origin
+        self._up = backend.upstream
         self._connection: Connection | None = None
         self._lines: WholeLines | None = None
         self._complaint: bytes | None = None
-        """The child's error, where the stream that should carry it has begun."""
+        """The backend's error, where the stream that should carry it has begun."""
         self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        """Until the answer begins, where there is a limit to that."""
 
     def start(self) -> None:
         """Send the request; everything else is answers to what happens."""
         self._client.listener = self
-        self._run.awaited += 1
+        self._backend.begin()
         connection = self._up.take_idle() if self._call.length is None else None  # a kept one may need a second try
         if connection is not None:
             self._send(connection)
@@ -101,12 +102,15 @@ class Exchange:
     def _send(self, connection: Connection) -> None:
         self._connection = connection
         call = self._call
+        head = call.head(self._up.forwarding, self._client.address)
         if call.length is None:
-            connection.send(self, call.method, call.head, call.body)
+            connection.send(self, call.method, head, call.body)
         else:
             self._client.resume()  # before a child that is slow pauses it again
             is_whole = self._client.is_whole
-            connection.send(self, call.method, call.head, call.body + self._client.take_body(), is_whole=is_whole)
+            connection.send(self, call.method, head, call.body + self._client.take_body(), is_whole=is_whole)
+        if self._up.response_header is not None:
+            self._expect_head()
         if self._client.is_lagging:
             connection.pause()
 
@@ -114,12 +118,28 @@ class Exchange:
         try:
             connection = await self._up.connect()
         except UpstreamUnreachable as exc:
-            raise await _last_words(self._run, exc) from exc
+            raise await self._backend.unreachable(exc) from exc
         self._send(connection)
 
-    # What the child answers.
+    def _expect_head(self) -> None:
+        """Let the time for the answer's head run, if all of the request is on its way."""
+        seconds, connection = self._up.response_header, self._connection
+        if self._timer is None and seconds is not None and connection is not None and connection.owes_head:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._head_is_late)
+
+    def _expect_no_head(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _head_is_late(self) -> None:
+        self._fail(self._backend.late())
+
+    # What the backend answers.
 
     def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> None:
+        if self._timer is not None:
+            self._expect_no_head()
         if status >= 600:
             self._fail(UpstreamRefused(f"the model's server answered with status {status}, which HTTP does not have"))
             return
@@ -134,7 +154,7 @@ class Exchange:
             self._client.flush()
 
     def piece_came(self, piece: bytes) -> None:
-        self._run.heard_at = monotonic()
+        self._origin.heard_at = monotonic()
         if self._lines is not None and (self._lines.holds or not piece.endswith(b"\n")):
             piece = self._lines.feed(piece)
         elif self._complaint is not None:
@@ -165,9 +185,11 @@ class Exchange:
 
     def child_lags(self) -> None:
         self._client.pause()
+        self._expect_no_head()
 
     def child_keeps_up(self) -> None:
         self._client.resume()
+        self._expect_head()
 
     # How the client fares.
 
@@ -187,21 +209,19 @@ class Exchange:
     def client_sent(self) -> None:
         if self._connection is not None:
             self._connection.send_more(self._client.take_body(), is_last=self._client.is_whole)
+            self._expect_head()
 
     # The end.
 
     async def _conclude(self) -> None:
         """A stream whose end is that of its connection is whole only if its child has not died."""
-        with anyio.move_on_after(DEATH_NOTICE):
-            await self._run.gone.wait()
-        if self._run.failure is not None:
-            raise ModelCrashed(self._run.failure)
+        error = await self._backend.died()
+        if error is not None:
+            raise error
         self._finish()
 
     async def _lament(self) -> None:
-        model = self._run.model.id
-        unreachable = UpstreamUnreachable(f"`{model}` closed the connection before the end of its answer")
-        raise await _last_words(self._run, unreachable)
+        raise await self._backend.broke()
 
     def _finish(self) -> None:
         self._close()
@@ -209,16 +229,17 @@ class Exchange:
 
     def _fail(self, error: SupervisorError) -> None:
         self._close()
-        logger.warning("%s could not answer %s: %s", self._run.model.id, self._call.target.decode("latin-1"), error)
+        logger.warning("%s could not answer %s: %s", self._backend.name, self._call.target.decode("latin-1"), error)
         self._answer.fail(error)
 
     def _close(self) -> None:
         """Give everything back."""
         self._let_go()
-        self._run.awaited -= 1
-        self._lease.give_back()
+        self._backend.end()
 
     def _let_go(self) -> None:
+        if self._timer is not None:
+            self._expect_no_head()
         connection, self._connection = self._connection, None
         if connection is not None:
             self._up.release(connection)
@@ -232,23 +253,12 @@ class Exchange:
         except SupervisorError as exc:
             self._fail(exc)
         except Exception:
-            logger.exception("bug: an answer of %s broke", self._run.model.id)
+            logger.exception("bug: an answer of %s broke", self._backend.name)
             self._fail(InternalError("something broke; the service's log has the details"))
 
 
-async def _last_words(run: LiveRun, error: UpstreamUnreachable) -> SupervisorError:
-    """What became of the child behind a connection that ended: its crash, our own doing, or nothing known."""
-    if run.is_cut_by_shutdown:
-        return ShuttingDown("the service was shut down before the answer was complete")
-    if run.scope.cancel_called:
-        return ModelUnloaded(f"`{run.model.id}` was unloaded before it had answered")
-    with anyio.move_on_after(LAST_WORDS):
-        await run.gone.wait()
-    return ModelCrashed(run.failure) if run.failure is not None else error
-
-
 def _message(body: bytes) -> str:
-    """What a child's error says."""
+    """What a backend's error says."""
     try:
         return str(msgspec.json.decode(body)["error"]["message"])
     except (msgspec.DecodeError, KeyError, TypeError):

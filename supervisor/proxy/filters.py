@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from supervisor.config.values import Filters
 
 
-def apply(filters: Filters, body: bytes) -> bytes:
-    """The body with fields stripped, defaults filled in and forced ones set; `model` is never touched."""
+def apply(filters: Filters, body: bytes, *, model: str | None = None) -> bytes:
+    """The body with fields stripped, defaults filled in and forced ones set; `model` only where another is given."""
     try:
         fields = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequest(f"the request body is not valid JSON: {exc}") from exc
     if not isinstance(fields, dict):
         return body
+    if model is not None:
+        fields["model"] = model
     for name in filters.strip:
         _remove(fields, path(name))
     for name, value in filters.defaults.items():

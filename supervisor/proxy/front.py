@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
     from supervisor.errors import SupervisorError
-    from supervisor.proxy.upstream import Headers
+    from supervisor.proxy.heads import Headers
 
 logger = logging.getLogger("supervisor.proxy")
 
 IDLE_SECONDS = 75.0
 """Longer than the pools of common clients keep a connection, so that theirs ends first (spec: python-io.md)."""
+STALLED_SECONDS = 2.0
+"""How long a client may take nothing of its answer once the service ends."""
 HEAD_SECONDS = 30.0
 """How long the head of a request may take."""
 
@@ -67,6 +69,8 @@ class Front(asyncio.Protocol):
         """Bytes since the last that became part of a body, or ended a head."""
         self._since = self._loop.time()
         """When the head under way began, or the connection became idle."""
+        self._unread = (0, 0.0)
+        """What was not yet written when we last looked, and since when it has been that much."""
         self._new_parser()
 
     def _new_parser(self) -> None:
@@ -296,8 +300,19 @@ class Front(asyncio.Protocol):
         else:
             self._current.keep_alive = False
 
+    def _has_stalled(self, now: float) -> bool:
+        """Whether a client takes nothing of its answer: it must not hold up the end of the service."""
+        size, since = self._transport.get_write_buffer_size(), self._unread[1]
+        if size != self._unread[0]:
+            self._unread = size, now
+            return False
+        return size > 0 and now - since >= STALLED_SECONDS
+
     def sweep(self, now: float) -> None:
         """Close a connection that has been idle, or busy with the head of one request, for too long."""
+        if self._is_shutting_down and self._has_stalled(now):
+            self._transport.abort()
+            return
         if self._is_closing:
             if self._current is None and now - self._since > IDLE_SECONDS:
                 self._transport.abort()  # it neither sends the rest of what was refused, nor takes its answer

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from supervisor.proxy.upstream import Headers
+Headers = list[tuple[bytes, bytes]]
 
 HOP_BY_HOP = frozenset(
     (
@@ -30,12 +34,75 @@ _NOT_RETURNED = HOP_BY_HOP | {
     b"access-control-allow-methods",
     b"access-control-allow-headers",
 }
+_NAMES_NOTHING = frozenset((b"keep-alive", b"Keep-Alive", b"close"))
+_LOCALHOST = b"localhost"
+_FORWARDED_FOR = b"x-forwarded-for"
 
 
-def request_head(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]], length: int | None) -> bytes:
-    """The bytes before the body; header names are lower case, as ASGI gives them."""
-    lines = [method, b" ", target, b" HTTP/1.1\r\nhost: localhost\r\n"]
+class Trail(Enum):
+    """What a server is told of the way a request has come."""
+
+    KEPT = "kept"
+    """What the client told."""
+    CONTINUED = "continued"
+    """That, and the client's address after it."""
+    HIDDEN = "hidden"
+    """Nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """How the head of a request to one server differs from the one that came; by itself as little as possible."""
+
+    host: bytes | None = _LOCALHOST
+    """The value of Host; None: the client's."""
+    base_path: bytes = b""
+    trail: Trail = Trail.KEPT
+    api_key: bytes | None = None
+    """Sent in place of whatever credentials the client has sent."""
+    own_keys: frozenset[bytes] = frozenset()
+    """Keys of ours: credentials with one of them go no further."""
+
+    def rewritten(self, headers: Headers, address: tuple[str, int] | None) -> Headers:
+        """What the server gets of the client's headers, and ours after them; `address` is the client's."""
+        kept = [(name, value) for name, value in headers if self._passes(name, value)]
+        if self.trail is Trail.CONTINUED and (hops := _hops(headers, address)):
+            kept.append((_FORWARDED_FOR, hops))
+        if self.api_key is not None:
+            kept += [(b"authorization", b"Bearer " + self.api_key), (b"x-api-key", self.api_key)]
+        return kept
+
+    def _passes(self, name: bytes, value: bytes) -> bool:
+        if name in {b"authorization", b"x-api-key"}:
+            return self.api_key is None and _key(name, value) not in self.own_keys
+        match self.trail:
+            case Trail.KEPT:
+                return True
+            case Trail.CONTINUED:
+                return name != _FORWARDED_FOR
+            case Trail.HIDDEN:
+                return name != b"forwarded" and not name.startswith(b"x-forwarded-")
+
+
+AS_IT_CAME = Forwarding()
+"""To a child of ours."""
+
+
+def request_head(  # noqa: PLR0917 - called for every request, and by name is slower
+    method: bytes,
+    target: bytes,
+    headers: Headers,
+    length: int | None,
+    forwarding: Forwarding = AS_IT_CAME,
+    address: tuple[str, int] | None = None,
+) -> bytes:
+    """The bytes before the body; header names are lower case, as ASGI gives them. `address` is the client's."""
+    host = forwarding.host or header(headers, b"host") or _LOCALHOST
+    lines = [method, b" ", forwarding.base_path, target, b" HTTP/1.1\r\nhost: ", host, b"\r\n"]
     dropped = _named_by_connection(headers)
+    if forwarding is not AS_IT_CAME:
+        headers = forwarding.rewritten([pair for pair in headers if pair[0] not in dropped], address)
+        dropped = frozenset()  # what we have added is not for the client to drop
     for name, value in headers:
         if name not in _NOT_FORWARDED and name not in dropped:
             lines += (name, b": ", value, b"\r\n")
@@ -45,11 +112,38 @@ def request_head(method: bytes, target: bytes, headers: Iterable[tuple[bytes, by
     return b"".join(lines)
 
 
+def _hops(headers: Headers, address: tuple[str, int] | None) -> bytes:
+    """Whom a request has come through, the client that we see at the end."""
+    hops = [value for name, value in headers if name == _FORWARDED_FOR]
+    if address is not None:
+        hops.append(address[0].removeprefix("::ffff:").encode())  # an IPv4 address on a socket for both kinds
+    return b", ".join(hops)
+
+
+def _key(name: bytes, value: bytes) -> bytes | None:
+    """The key that a header brings: as it is, of a bearer, or as the password of a user."""
+    if name == b"x-api-key":
+        return value.strip()
+    scheme, _, rest = value.strip().partition(b" ")
+    match scheme.lower():
+        case b"bearer":
+            return rest.strip()
+        case b"basic":
+            try:
+                return base64.b64decode(rest).partition(b":")[2]
+            except binascii.Error:
+                return None
+        case _:
+            return None
+
+
 def response_headers(status: int, headers: Headers, *, is_stream: bool) -> Headers:
-    """The child's headers as the client gets them."""
+    """The server's headers as the client gets them."""
     dropped = _named_by_connection(headers)
     if status in {204, 304}:
         dropped |= {b"content-length"}  # of the body that is not sent
+    if is_stream:
+        dropped |= {b"x-accel-buffering"}  # a peer may say it too
     kept = [pair for pair in headers if pair[0] not in _NOT_RETURNED and pair[0] not in dropped]
     if is_stream:
         kept.append((b"x-accel-buffering", b"no"))  # nginx in front of us would hold tokens back
@@ -70,9 +164,12 @@ def header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | Non
     return None
 
 
-def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+def _named_by_connection(headers: Headers) -> frozenset[bytes]:
     """The headers that a Connection header declares to be for this hop only."""
-    values = [value for name, value in headers if name == b"connection"]
-    if not values or values in ([b"keep-alive"], [b"Keep-Alive"], [b"close"]):
+    for name, value in headers:
+        if name == b"connection" and value not in _NAMES_NOTHING:
+            break
+    else:
         return frozenset()
+    values = [value for name, value in headers if name == b"connection"]
     return frozenset(token.strip().lower() for token in b",".join(values).split(b","))

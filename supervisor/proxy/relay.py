@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 from supervisor.errors import InternalError, InvalidRequest, MethodNotAllowed, SupervisorError
+from supervisor.fleet.names import Choice, Target
+from supervisor.fleet.selectors import pick
 from supervisor.proxy import filters
 from supervisor.proxy.answer import Answer
-from supervisor.proxy.bodies import head_of_json, model_in_form
+from supervisor.proxy.asked import asked_of, kind_of
+from supervisor.proxy.backend import LocalBackend, local_upstream
+from supervisor.proxy.bodies import model_in_form, renamed_in_form
 from supervisor.proxy.exchange import Call, Exchange
 from supervisor.proxy.heads import header
 from supervisor.proxy.patience import patient_lease
-from supervisor.proxy.routes import ROUTES, UPSTREAM, Route, Source, dialect_of
-from supervisor.proxy.upstream import Upstream
+from supervisor.proxy.routes import COMFYUI, COMFYUI_MODEL, ROUTES, UPSTREAM, Route, Source, dialect_of
 
 if TYPE_CHECKING:
-    from supervisor.fleet.names import Names, Target
+    from supervisor.fleet.names import Meaning, Names
     from supervisor.fleet.values import RunId
     from supervisor.proxy.client import Client
+    from supervisor.proxy.peers import Peers
+    from supervisor.proxy.upstream import Upstream
+    from supervisor.record.inflight import InFlight
     from supervisor.runtime.lease import Lease
     from supervisor.runtime.live import LiveRun
     from supervisor.runtime.pool import Pool
@@ -42,64 +49,100 @@ class Redirect(Exception):
 class Proxy:
     """Serves every route that leads to a child."""
 
-    def __init__(self, pool: Pool, names: Names) -> None:
+    def __init__(self, pool: Pool, names: Names, *, peers: Peers, in_flight: InFlight) -> None:
         self._pool = pool
         self._names = names
+        self._peers = peers
+        self._in_flight = in_flight
+        self._selected = 0
+        """Requests made through selectors so far."""
+        self._ignored = [re.compile(pattern) for pattern in pool.config.server.ignore_paths]
         self._upstreams: dict[RunId, Upstream] = {}
 
     def serve(self, client: Client) -> None:
         """Answer one request that is whole; the caller has chosen it by its path."""
-        route = ROUTES.get(client.path)
         answer = answer_to(client)
         try:
-            self._pass_on(self._routed(route, client) if route else self._addressed(client), answer)
+            self._pass_on(self._understood(client), answer)
         except SupervisorError as exc:
             answer.fail(exc)
         except Redirect as exc:
             _redirect(exc.target, client)
 
     def serve_early(self, client: Client) -> None:
-        """Pass a large upload on while it comes, if it has told which model it is for."""
+        """Pass a large upload on while it comes, if it has told which model it is for and nothing has to be changed."""
         length = header(client.headers, b"content-length")
         if client.body_size < max(LARGE_BODY, 2 * client.looked_at) or length is None:
             return
         client.looked_at = client.body_size  # twice as much next time: looking at each piece costs the square
-        route = ROUTES.get(client.path)
         try:
-            if route is None:
-                model, path = addressed_model(self._names, client.raw_path)
-            elif route.source is Source.FORM and client.method in route.methods:
-                model, path = self._names.resolve(_model_in_form(client)), client.raw_path
+            if client.path in ROUTES:
+                if kind_of(client) is not Source.FORM or ROUTES[client.path].of(client.method) is None:
+                    return
+                meaning: Meaning = self._names.resolve(_model_in_form(client))
+                path = _forwarded(ROUTES[client.path], client)
             else:
-                return
+                meaning, path = self._addressed_model(client)
         except SupervisorError:
             return  # the name may still come; else the whole request is refused with this
-        if path:
+        if path and isinstance(meaning, Target) and meaning.rename is None:
             client.pause()
-            self._pass_on(_call(client, path, client.take_body(), model, length=int(length)), answer_to(client))
+            call = _call(client, path, client.take_body(), meaning, length=int(length))
+            self._pass_on(call, answer_to(client))
 
-    def _routed(self, route: Route, client: Client) -> Call:
-        if client.method not in route.methods:
-            allowed = ", ".join(sorted(route.methods))
-            raise MethodNotAllowed(f"`{client.path}` does not take {client.method}", allowed=allowed)
-        body = client.take_body()
-        name, wants_stream = _understood(route, client, body)
-        model = self._names.resolve(name)
-        if model.filters and route.source is Source.JSON:
-            body = filters.apply(model.filters, body)
-        streams = route.streams and wants_stream
-        return _call(client, client.raw_path, body, model, wakes=route.wakes, streams=streams)
-
-    def _addressed(self, client: Client) -> Call:
-        """A request to `/upstream/MODEL/PATH`."""
-        model, rest = addressed_model(self._names, client.raw_path)
+    def _understood(self, client: Client) -> Call:
+        route = ROUTES.get(client.path)
+        if route is not None:
+            return self._routed(route, client)
+        model, rest = self._addressed_model(client)
         if not rest:
             raise Redirect(client.raw_path + b"/")
-        return _call(client, rest, client.take_body(), model)
+        return _call(client, rest, client.take_body(), model, wakes=self._wakes(client, rest))
+
+    def _routed(self, route: Route, client: Client) -> Call:
+        chosen = route.of(client.method)
+        if chosen is None:
+            allowed = ", ".join(sorted(route.all_methods))
+            raise MethodNotAllowed(f"`{client.path}` does not take {client.method}", allowed=allowed)
+        body = client.take_body()
+        asked = asked_of(client, chosen.source, body)
+        meaning = self._names.resolve(asked.model)
+        model = meaning if isinstance(meaning, Target) else self._picked(meaning)
+        if asked.source is Source.JSON and (model.filters or model.rename is not None):
+            body = filters.apply(model.filters, body, model=model.rename)
+        elif asked.source is Source.FORM and model.rename is not None:
+            body = renamed_in_form(header(client.headers, b"content-type") or b"", body, model.rename)
+        streams = chosen.streams and asked.wants_stream
+        return _call(client, _forwarded(chosen, client), body, model, wakes=chosen.wakes, streams=streams)
+
+    def _picked(self, choice: Choice) -> Target:
+        """The model that serves this request of a selector."""
+        self._selected += 1
+        reserved = self._in_flight.models_of(choice.selector)
+        return pick(choice, self._pool.fleet.by_model(), reserved, turn=self._selected)
+
+    def _addressed_model(self, client: Client) -> tuple[Target, bytes]:
+        """The model a path names, and the rest of that path as the client encoded it; raises `ModelNotFound`."""
+        if client.path.startswith(COMFYUI):
+            return self._names.model(COMFYUI_MODEL), client.raw_path[len(COMFYUI) - 1 :]
+        return addressed_model(self._names, client.raw_path)
+
+    def _wakes(self, client: Client, rest: bytes) -> bool:
+        """Whether a request may load its model: what a browser asks for by itself may not."""
+        if client.path.startswith(COMFYUI):
+            return rest == b"/"
+        path = rest.decode("latin-1")
+        return not any(pattern.search(path) for pattern in self._ignored)
 
     def _pass_on(self, call: Call, answer: Answer) -> None:
         """Begin the exchange at once where the model is ready, else wait for it in a task."""
-        model = call.model.model
+        model, selector = call.model.model, call.model.selector
+        if (path := _shown_path(call, answer.client)) is not None:
+            metadata = {"selector": selector} if selector else None
+            self._in_flight.add(answer.client, call.model.whole_name, metadata, path=path)
+        if call.model.peer is not None:
+            Exchange(call, answer, self._peers.backend(call.model.peer)).start()
+            return
         lease = self._pool.lease_at_once(model) if call.wakes else self._pool.look(model)
         if lease is not None:
             self._exchange(call, answer, lease)
@@ -120,13 +163,13 @@ class Proxy:
             answer.fail(InternalError("something broke; the service's log has the details"))
 
     def _exchange(self, call: Call, answer: Answer, lease: Lease) -> None:
-        Exchange(call, answer, lease, self._upstream(lease.run)).start()
+        Exchange(call, answer, LocalBackend(lease, self._upstream(lease.run))).start()
 
     def _upstream(self, run: LiveRun) -> Upstream:
         upstream = self._upstreams.get(run.id)
         if upstream is None:
-            assert run.endpoint is not None
-            upstream = self._upstreams[run.id] = Upstream(run.endpoint)
+            keys = frozenset(key.encode() for key in self._pool.config.server.api_keys)
+            upstream = self._upstreams[run.id] = local_upstream(run, keys)
             run.on_end(lambda: self._upstreams.pop(run.id).close())
         return upstream
 
@@ -168,34 +211,6 @@ def addressed_model(names: Names, raw_path: bytes) -> tuple[Target, bytes]:
     return model, b"".join(b"/" + segment for segment in segments[count:])
 
 
-def _redirect(target: bytes, client: Client) -> None:
-    """To the same place with a slash at its end, so that relative links of a child's page lead to the child."""
-    location = target + b"?" + client.query if client.query else target
-    status = 301 if client.method in {"GET", "HEAD"} else 308
-    client.begin(status, [(b"location", location), (b"content-length", b"0")])
-    client.finish()
-
-
-def _understood(route: Route, client: Client, body: bytes) -> tuple[str | None, bool]:
-    """The model a request names, and whether it wants a stream."""
-    match route.source:
-        case Source.JSON:
-            head = head_of_json(body)
-            return head.model, head.wants_stream
-        case Source.FORM:
-            return model_in_form(header(client.headers, b"content-type") or b"", body), False
-        case Source.QUERY:
-            return next(iter(parse_qs(client.query.decode("latin-1")).get("model", ())), None), False
-
-
-def _model_in_form(client: Client) -> str:
-    """The field `model` as far as the form has come; raises `InvalidRequest` if it has not yet."""
-    name = model_in_form(header(client.headers, b"content-type") or b"", client.body, is_whole=False)
-    if not name:
-        raise InvalidRequest("the form names no model so far")
-    return name
-
-
 def _call(
     client: Client,
     path: bytes,
@@ -208,3 +223,32 @@ def _call(
 ) -> Call:
     target = path + b"?" + client.query if client.query else path
     return Call(client.method.encode(), target, client.headers, body, model, wakes, streams, length)
+
+
+def _shown_path(call: Call, client: Client) -> str | None:
+    """What a request is told to be for; None for what asks a child, but no model (spec: llama-swap.md, section 1.6)."""
+    if client.path in ROUTES:
+        return client.path
+    path = call.target.partition(b"?")[0].decode("latin-1")
+    route = ROUTES.get(path)
+    return path if route is not None and route.of(client.method) is not None else None
+
+
+def _forwarded(route: Route, client: Client) -> bytes:
+    return client.raw_path if route.path is None else route.path.encode()
+
+
+def _redirect(target: bytes, client: Client) -> None:
+    """To the same place with a slash at its end, so that relative links of a child's page lead to the child."""
+    location = target + b"?" + client.query if client.query else target
+    status = 301 if client.method in {"GET", "HEAD"} else 308
+    client.begin(status, [(b"location", location), (b"content-length", b"0")])
+    client.finish()
+
+
+def _model_in_form(client: Client) -> str:
+    """The field `model` as far as the form has come; raises `InvalidRequest` if it has not yet."""
+    name = model_in_form(header(client.headers, b"content-type") or b"", client.body, is_whole=False)
+    if not name:
+        raise InvalidRequest("the form names no model so far")
+    return name

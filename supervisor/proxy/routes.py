@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from supervisor.proxy.dialects import Dialect
@@ -27,6 +27,20 @@ class Route:
     """Whether a request loads the model; looking at a child must not start it."""
     streams: bool = False
     """Whether `"stream": true` makes the answer an event stream, which comments may precede."""
+    path: str | None = None
+    """What its child calls it; None: the same."""
+    other: Route | None = None
+    """The same path with other methods."""
+
+    def of(self, method: str) -> Route | None:
+        """The route for this method; None if there is none."""
+        if method in self.methods:
+            return self
+        return self.other.of(method) if self.other is not None else None
+
+    @property
+    def all_methods(self) -> frozenset[str]:
+        return self.methods | (self.other.all_methods if self.other is not None else frozenset())
 
 
 _POST = frozenset({"POST"})
@@ -35,9 +49,25 @@ _GET = frozenset({"GET", "HEAD"})
 _JSON = Route(Source.JSON, _POST)
 _CHAT = Route(Source.JSON, _POST, streams=True)
 _FORM = Route(Source.FORM, _POST)
+_QUERY = Route(Source.QUERY, _GET)
 _ANTHROPIC = Route(Source.JSON, _POST, Dialect.ANTHROPIC, streams=True)
 
-ROUTES: dict[str, Route] = {
+_SHORT = {
+    path: replace(route, path=path.removeprefix("/v"))
+    for path, route in {
+        "/v/chat/completions": _CHAT,
+        "/v/responses": _CHAT,
+        "/v/completions": _CHAT,
+        "/v/messages": _ANTHROPIC,
+        "/v/messages/count_tokens": _ANTHROPIC,
+        "/v/embeddings": _JSON,
+        "/v/rerank": _JSON,
+        "/v/reranking": _JSON,
+    }.items()
+}
+"""For clients that put the version into their base URL (llama-swap #728)."""
+
+ROUTES: dict[str, Route] = _SHORT | {
     "/v1/chat/completions": _CHAT,
     "/v1/completions": _CHAT,
     "/v1/responses": _CHAT,
@@ -50,6 +80,11 @@ ROUTES: dict[str, Route] = {
     "/reranking": _JSON,
     "/v1/audio/transcriptions": _FORM,
     "/v1/audio/speech": _JSON,
+    "/v1/audio/voices": replace(_JSON, other=_QUERY),
+    "/audioapi/v1/tasks/run": replace(_JSON, path="/v1/tasks/run"),
+    "/sdapi/v1/txt2img": _JSON,
+    "/sdapi/v1/img2img": _JSON,
+    "/sdapi/v1/loras": _QUERY,
     "/v1/images/generations": _JSON,
     "/v1/images/edits": _FORM,
     "/infill": _CHAT,
@@ -61,15 +96,18 @@ ROUTES: dict[str, Route] = {
     "/tokenize": _JSON,
     "/detokenize": _JSON,
     "/apply-template": _JSON,
-    "/props": Route(Source.QUERY, _GET),
+    "/props": _QUERY,
     "/slots": Route(Source.QUERY, _GET, wakes=False),
     "/metrics": Route(Source.QUERY, _GET, wakes=False),
 }
 
 UPSTREAM = "/upstream/"
 """Everything behind this and a model's name goes to its child as it is."""
+COMFYUI = "/comfyui/"
+"""Everything behind this goes to the model `comfyui_auto`; only this path itself may load it."""
+COMFYUI_MODEL = "comfyui_auto"
 
 
 def dialect_of(path: str) -> Dialect:
     """Whose errors the clients of a path understand."""
-    return Dialect.ANTHROPIC if "/v1/messages" in path else Dialect.OPENAI
+    return Dialect.ANTHROPIC if "/messages" in path and "/v" in path else Dialect.OPENAI

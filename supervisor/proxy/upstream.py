@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections to one child: a Protocol around httptools, and the idle ones kept for the next request.
+"""HTTP/1.1 connections to one server, a child or a peer: a Protocol around httptools, and the idle ones kept.
 
 What httptools does not tell is tracked here (spec: python-io.md): a response to HEAD never completes, 1xx ends a
 message, a body may be delimited by the end of the connection, and a killed peer looks like a clean end.
@@ -7,17 +7,18 @@ message, a body may be delimited by the end of the connection, and a killed peer
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
-from supervisor.errors import UpstreamUnreachable
-from supervisor.llama.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
+from supervisor.config.values import Timeouts
+from supervisor.proxy.heads import AS_IT_CAME, Forwarding
+from supervisor.proxy.opening import NoConnection, Opener
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-Headers = list[tuple[bytes, bytes]]
+    from supervisor.llama.endpoint import Endpoint
+    from supervisor.proxy.heads import Headers
 
 JOINED_BYTES = 64 * 1024
 """Up to this size a body is copied behind its head rather than written by itself."""
@@ -25,6 +26,8 @@ _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
 IDLE_SECONDS = 4.0
 """llama-server closes idle connections after 5 s; ours go first, so that no request meets a closing one."""
+OURS = Timeouts(connect=None, keepalive=None, tls_handshake=None, idle_connection=IDLE_SECONDS)
+"""What a child of ours needs: it is on this machine, and we know whether it lives."""
 
 
 class Receiver(Protocol):
@@ -50,11 +53,13 @@ class Receiver(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """One connection to a child, one exchange at a time."""
+    """One connection to a server, one exchange at a time."""
 
     def __init__(self) -> None:
         self.used_at = 0.0
         self.is_closed = False
+        self.is_behind = False
+        """Whether more of the request has been written than the server takes in."""
         self.ends_with_connection = False
         """Whether the end of the body is the end of the connection."""
         self.has_served = False
@@ -103,6 +108,11 @@ class Connection(asyncio.Protocol):
         """Read on."""
         if not self.is_closed:
             self._transport.resume_reading()
+
+    @property
+    def owes_head(self) -> bool:
+        """Whether all of the request is on its way and nothing of an answer has come."""
+        return self._is_sent and not self.is_behind and not self._has_told_head
 
     @property
     def can_be_reused(self) -> bool:
@@ -169,10 +179,12 @@ class Connection(asyncio.Protocol):
             receiver.broke(started=self._has_told_head)
 
     def pause_writing(self) -> None:
+        self.is_behind = True
         if self._receiver is not None:
             self._receiver.child_lags()
 
     def resume_writing(self) -> None:
+        self.is_behind = False
         if self._receiver is not None:
             self._receiver.child_keeps_up()
 
@@ -206,18 +218,27 @@ class Connection(asyncio.Protocol):
 
 
 class Upstream:
-    """The connections to one child."""
+    """The connections to one server."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, *, timeouts: Timeouts = OURS, forwarding: Forwarding = AS_IT_CAME) -> None:
         self.endpoint = endpoint
+        self.forwarding = forwarding
+        """How the heads of requests to it are written."""
+        self.response_header = timeouts.response_header
+        """Seconds within which it has to begin an answer."""
+        self.is_reachable: bool | None = None
+        """Whether the last attempt came through; None before the first."""
+        self.is_closed = False
+        self._opener = Opener(endpoint, timeouts)
+        self._idle_seconds = math.inf if timeouts.idle_connection is None else timeouts.idle_connection
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
-        self._is_closed = False
+        self._sweep: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
     def take_idle(self) -> Connection | None:
         """A connection that is open already, the most recently used first."""
-        oldest = self._loop.time() - IDLE_SECONDS
+        oldest = self._loop.time() - self._idle_seconds
         while self._idle:
             connection = self._idle.pop()
             if connection.used_at > oldest and connection.can_be_reused:
@@ -227,48 +248,60 @@ class Upstream:
         return None
 
     async def connect(self) -> Connection:
-        """A new connection; raises `UpstreamUnreachable`."""
+        """A new connection; raises `NoConnection`."""
         self._check_open()
-        connection = await self._connect()
         try:
-            self._check_open()
-        except UpstreamUnreachable:
-            connection.abandon()
+            connection = await self._opener.open(Connection)
+        except NoConnection:
+            self.is_reachable = False
             raise
+        self.is_reachable = True
+        if self.is_closed:
+            connection.abandon()
+        self._check_open()
         self._busy.add(connection)
         return connection
 
     def release(self, connection: Connection) -> None:
         """Give a connection back after its exchange; one whose response was not read to its end is closed."""
         self._busy.discard(connection)
-        if connection.can_be_reused and not self._is_closed:
+        if connection.can_be_reused and not self.is_closed:
             connection.rest(self._loop.time())
             self._idle.append(connection)
+            if self._sweep is None:
+                self._sweep_in(self._idle_seconds)
         else:
             connection.abandon()
 
     def close(self) -> None:
         """Close every connection; exchanges under way break."""
-        self._is_closed = True
+        self.is_closed = True
         for connection in (*self._idle, *self._busy):
             connection.close()
         self._idle.clear()
+        if self._sweep is not None:
+            self._sweep.cancel()
 
     def _check_open(self) -> None:
-        if self._is_closed:
-            raise UpstreamUnreachable(f"{self.endpoint} is being stopped")
+        if self.is_closed:
+            raise NoConnection(self.endpoint, "it is being stopped")
 
-    async def _connect(self) -> Connection:
-        make: Callable[[], Connection] = Connection
-        try:
-            match self.endpoint:
-                case UnixEndpoint(path):
-                    _, connection = await self._loop.create_unix_connection(make, str(path))
-                case TcpEndpoint(port, host):
-                    _, connection = await self._loop.create_connection(make, host, port)
-        except OSError as exc:
-            raise UpstreamUnreachable(f"no connection to {self.endpoint}: {exc.strerror or exc}") from exc
-        return connection
+    def _sweep_in(self, seconds: float) -> None:
+        """Look later for connections that nobody uses: those below the top of the pile are not met by requests."""
+        if not math.isinf(seconds):
+            self._sweep = self._loop.call_later(seconds, self._close_unused)
+
+    def _close_unused(self) -> None:
+        self._sweep = None
+        oldest = self._loop.time() - self._idle_seconds
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            if connection.used_at > oldest and connection.can_be_reused:
+                self._idle.append(connection)
+            else:
+                connection.close()
+        if self._idle:
+            self._sweep_in(self._idle[0].used_at - oldest)
 
     def __repr__(self) -> str:
         return f"<Upstream {self.endpoint} [{len(self._busy)} busy, {len(self._idle)} idle]>"

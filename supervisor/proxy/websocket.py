@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import connect, unix_connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from supervisor.errors import SupervisorError
-from supervisor.llama.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
+from supervisor.errors import ModelNotFound, SupervisorError, UpstreamUnreachable
+from supervisor.llama.endpoint import Endpoint, HttpEndpoint, TcpEndpoint, UnixEndpoint
+from supervisor.proxy.dialects import error_response
 from supervisor.proxy.disconnect import Disconnect
+from supervisor.proxy.heads import header
 from supervisor.proxy.relay import addressed_model
+from supervisor.proxy.routes import COMFYUI, COMFYUI_MODEL, dialect_of
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
     from websockets.asyncio.client import ClientConnection
 
     from supervisor.fleet.names import Names
+    from supervisor.proxy.heads import Headers
     from supervisor.runtime.pool import Pool
 
 logger = logging.getLogger("supervisor.proxy")
 
-TRY_AGAIN_LATER = 1013
 ENDED_ABNORMALLY = 1011
+
+_STATUSES = frozenset(HTTPStatus)
+"""Those that can be sent: uvicorn wants to name them."""
 
 
 class WebSocketProxy:
@@ -35,38 +42,87 @@ class WebSocketProxy:
     def __init__(self, pool: Pool, names: Names) -> None:
         self._pool = pool
         self._names = names
+        self._models = pool.config.models
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = WebSocket(scope, receive, send)
         try:
-            model, path = addressed_model(self._names, scope["raw_path"])
+            model, path = self._addressed(scope["raw_path"])
             await client.receive()  # that it wants to connect
+            if self._models[model].ignore_websockets:
+                await _tunnel(client, self._ready_endpoint(model), path)
+                return
             lease = None
             with Disconnect(receive):
-                lease = await self._pool.lease(model.model)
+                lease = await self._pool.lease(model)
             if lease is not None:
                 with lease as run:
                     assert run.endpoint is not None
-                    await _tunnel(client, run.endpoint, path.decode("latin-1") or "/")
+                    await _tunnel(client, run.endpoint, path)
         except SupervisorError as exc:
-            logger.info("websocket refused: %s", exc)
-            with contextlib.suppress(RuntimeError):
-                await client.close(TRY_AGAIN_LATER, reason=exc.message[:120])
+            await refuse(scope, send, exc)
+        except InvalidStatus as exc:
+            await _pass_refusal_on(exc, send)
+
+    def _addressed(self, raw_path: bytes) -> tuple[str, str]:
+        """The model and the path at its server; raises `ModelNotFound`."""
+        if raw_path.startswith(COMFYUI.encode()):
+            model, path = self._names.model(COMFYUI_MODEL), raw_path[len(COMFYUI) - 1 :]
+        else:
+            model, path = addressed_model(self._names, raw_path)
+        if model.peer is not None:
+            raise ModelNotFound(f"`{model.whole_name}` is a peer's, and websockets go to models of this service only")
+        return model.model, path.decode("latin-1") or "/"
+
+    def _ready_endpoint(self, model: str) -> Endpoint:
+        """Where a model that is loaded anyway listens; raises `ModelNotLoaded`."""
+        with self._pool.look(model) as run:
+            assert run.endpoint is not None
+            return run.endpoint
+
+
+async def refuse(scope: Scope, send: Send, error: SupervisorError) -> None:
+    """Answer with an error instead of a websocket."""
+    logger.info("websocket refused: %s", error)
+    accept = header(scope["headers"], b"accept") or b""
+    await _deny(send, *error_response(error, dialect_of(scope["path"]), accept))
+
+
+async def _pass_refusal_on(exc: InvalidStatus, send: Send) -> None:
+    """Answer as the child has."""
+    response = exc.response
+    logger.info("websocket refused by the child: %s", exc)
+    status = response.status_code if response.status_code in _STATUSES else HTTPStatus.BAD_GATEWAY
+    kind = response.headers.get("content-type")
+    headers = [(b"content-type", kind.encode("latin-1"))] if kind else []
+    await _deny(send, status, headers, bytes(response.body or b""))
+
+
+async def _deny(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """The answer of a websocket that does not open (ASGI's extension `websocket.http.response`)."""
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})
 
 
 async def _tunnel(client: WebSocket, endpoint: Endpoint, path: str) -> None:
     query = client.scope["query_string"].decode("latin-1")
     target = f"{path}?{query}" if query else path
+    async with await _child(endpoint, target, client.scope.get("subprotocols") or None) as child:
+        await client.accept(subprotocol=child.subprotocol)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_to_child, client, child, tasks.cancel_scope)
+            await _to_client(child, client)
+            tasks.cancel_scope.cancel()
+
+
+async def _child(endpoint: Endpoint, target: str, subprotocols: Any) -> ClientConnection:
+    """The child's end; raises `InvalidStatus` if it answers otherwise, and `UpstreamUnreachable` if not at all."""
     try:
-        async with _connected(endpoint, target, client.scope.get("subprotocols") or None) as child:
-            await client.accept(subprotocol=child.subprotocol)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_to_child, client, child, tasks.cancel_scope)
-                await _to_client(child, client)
-                tasks.cancel_scope.cancel()
+        return await _connected(endpoint, target, subprotocols)
+    except InvalidStatus:
+        raise
     except (OSError, InvalidHandshake) as exc:
-        logger.info("websocket %s refused by the child: %s", path, exc)
-        await client.close(ENDED_ABNORMALLY, reason=str(exc)[:120])
+        raise UpstreamUnreachable(f"the model's process accepts no websocket at `{target}`: {exc}") from exc
 
 
 def _connected(endpoint: Endpoint, target: str, subprotocols: Any) -> connect:
@@ -76,6 +132,8 @@ def _connected(endpoint: Endpoint, target: str, subprotocols: Any) -> connect:
             return unix_connect(str(path), uri=f"ws://localhost{target}", **options)
         case TcpEndpoint(port, host):
             return connect(f"ws://{host}:{port}{target}", **options)
+        case HttpEndpoint(tls=tls, base_path=base_path):
+            return connect(f"{'wss' if tls else 'ws'}://{endpoint.authority}{base_path}{target}", **options)
 
 
 async def _to_child(client: WebSocket, child: ClientConnection, scope: anyio.CancelScope) -> None:
@@ -111,3 +169,30 @@ def _sendable(code: int | None) -> int:
             return ENDED_ABNORMALLY
         case _:
             return code
+
+
+class Upgrade:
+    """The request that a websocket begins with, as the record sees it, if its answer goes through `send`."""
+
+    method = "GET"
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._send = send
+        self.path: str = scope["path"]
+        self.raw_path: bytes = scope["raw_path"]
+        self.headers: Headers = scope["headers"]
+        self.version: str = scope["http_version"]
+        self.address: tuple[str, int] | None = scope["client"]
+        self.status = 0
+        self.written = 0
+
+    async def send(self, message: Message) -> None:
+        """Send this, and remember what the answer was."""
+        match message["type"]:
+            case "websocket.accept":
+                self.status = HTTPStatus.SWITCHING_PROTOCOLS
+            case "websocket.http.response.start":
+                self.status = message["status"]
+            case "websocket.http.response.body":
+                self.written += len(message["body"])
+        await self._send(message)

@@ -7,17 +7,21 @@ import shlex
 import signal
 import time
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 
+from supervisor.config.secrets import redacted
 from supervisor.llama import protocol
 from supervisor.llama.diagnosis import End
-from supervisor.runtime.health import poll_until_healthy
+from supervisor.runtime.health import NO_SUCH_PATH, poll_until_healthy
 from supervisor.runtime.load_report import LoadClock
 from supervisor.runtime.logs import LineSplitter
 from supervisor.runtime.oom import oom_kills
-from supervisor.runtime.process import Process
+from supervisor.runtime.ports import MARK, stranger_at
+from supervisor.runtime.process import Process, run_to_end
 from supervisor.runtime.vitals import signs_of_life, signs_of_session
 
 if TYPE_CHECKING:
@@ -29,6 +33,8 @@ logger = logging.getLogger("supervisor.child")
 
 PROTOCOL_PATIENCE = 2.0
 """Seconds after which a child that should report on stdout, and has not, is asked over HTTP as well."""
+LISTEN_PATIENCE = 5.0
+"""Seconds an unchecked child may take to listen before requests are sent to it all the same."""
 STDIN_GRACE = 1.0
 """Seconds a llama-server gets to leave after its stdin closed; it takes 3 to 35 ms."""
 HEARTBEAT = 0.5
@@ -73,7 +79,10 @@ class Child:
             for stream in ("stdout", "stderr")
         }
         self._has_reported = False
+        self._status = 0
+        """Of the last answer to a probe; 0 if there was none."""
         self._activity = 0
+        self._was_killed = False
         self._gave_up: tuple[str, dict[str, object]] | None = None
         self._kill: Callable[[], None] = lambda: None
 
@@ -83,7 +92,7 @@ class Child:
         killed_before = oom_kills()
         process = Process(self.command, self._output)
         self.pid = process.pid
-        self._kill = lambda: process.signal_group(signal.SIGKILL)
+        self._kill = lambda: self._kill_group(process)
         logger.info("spawned pid %s: %s", process.pid, shlex.join(self.command.shown))
         try:
             async with anyio.create_task_group() as tasks:
@@ -119,23 +128,59 @@ class Child:
 
     async def _stop(self, process: Process) -> None:
         """End it in the fastest way that is safe: nobody has a lease any more, or is meant to be cut."""
-        if process.returncode is not None:
-            return
-        if self.is_ready:
-            grace = self._ask_to_leave(process)
-            with anyio.move_on_after(grace):
+        if process.returncode is None and self.is_ready:
+            with anyio.move_on_after(self._grace):
+                await self._ask_to_leave(process)
                 await process.wait()
         # A loading llama-server hears neither stdin nor the first SIGTERM in time, and has nothing to lose.
         if process.returncode is None:
-            process.signal_group(signal.SIGKILL)
+            self._kill_group(process)
             await process.wait()
+        if self._was_killed and self.command.stop:
+            # What dies of SIGKILL may leave behind what it has started elsewhere, as `docker run` its container.
+            with anyio.move_on_after(self._stop_timeout):
+                await self._run_stop(process.pid)
 
-    def _ask_to_leave(self, process: Process) -> float:
+    @property
+    def _grace(self) -> float:
+        """Seconds it gets to leave."""
+        return STDIN_GRACE if self.command.speaks_protocol and not self.command.stop else self._stop_timeout
+
+    async def _ask_to_leave(self, process: Process) -> None:
+        has_been_told = bool(self.command.stop) and await self._run_stop(process.pid)
         if self.command.speaks_protocol:
-            process.close_stdin()
-            return STDIN_GRACE
-        process.signal_group(signal.SIGTERM)
-        return self._stop_timeout
+            process.close_stdin()  # and if it was told by SIGTERM, this is what it waits for
+        elif not has_been_told:
+            process.signal_group(signal.SIGTERM)
+
+    async def _run_stop(self, pid: int) -> bool:
+        """Run the command that stops it; whether that went well."""
+        argv = tuple(part.replace("${PID}", str(pid)) for part in self.command.stop)
+        shown = shlex.join(map(self._redact, redacted(argv)))
+        logger.info("stopping pid %s: %s", pid, shown)
+        splitters = {
+            stream: LineSplitter(lambda text, stream=stream: self._log(stream, self._redact(text)))  # type: ignore[misc]
+            for stream in ("stdout", "stderr")
+        }
+        command = replace(self.command, argv=argv, speaks_protocol=False)
+        try:
+            returncode = await run_to_end(command, lambda stream, chunk: splitters[stream].feed(chunk))
+        except OSError as exc:
+            logger.warning("`%s` could not be run: %s", shown, exc.strerror)
+            return False
+        except anyio.get_cancelled_exc_class():
+            logger.warning("`%s` did not end within %g s", shown, self._stop_timeout)
+            raise
+        finally:
+            for splitter in splitters.values():
+                splitter.close()
+        if returncode != 0:
+            logger.warning("`%s` ended with code %s", shown, returncode)
+        return returncode == 0
+
+    def _kill_group(self, process: Process) -> None:
+        self._was_killed = True
+        process.signal_group(signal.SIGKILL)
 
     async def _watch_load(self, process: Process) -> None:
         """Give a start up that shows no sign of life for the load timeout, or has had its whole time."""
@@ -150,19 +195,52 @@ class Child:
             if self.is_ready:
                 return
             if now - since >= self._load_timeout:
-                self.give_up("load_timeout", self._load_timeout)
+                self._give_up_waiting("load_timeout", self._load_timeout)
             elif now - started >= self._load_limit:
-                self.give_up("load_too_long", self._load_limit)
+                self._give_up_waiting("load_too_long", self._load_limit)
+
+    def _give_up_waiting(self, code: str, after: float) -> None:
+        """Give a start up, for a better reason than time if there is one."""
+        if self._status in NO_SUCH_PATH:
+            self.give_up("check_endpoint_wrong", after, status=self._status, path=self._check_endpoint)
+        else:
+            self.give_up(code, after)
 
     async def _ask_over_http(self) -> None:
         if self.command.speaks_protocol:
             await anyio.sleep(PROTOCOL_PATIENCE)
-        if not self._has_reported:
-            status = await poll_until_healthy(self.command.endpoint, self._check_endpoint, patience=self._load_timeout)
-            if status == OK:
-                self._ready({})
-            else:
-                self.give_up("check_endpoint_wrong", self._load_timeout, status=status, path=self._check_endpoint)
+            if self._has_reported:
+                return
+        status = await (self._polled(self._check_endpoint) if self._check_endpoint else self._unchecked())
+        if status != OK:
+            self.give_up("check_endpoint_wrong", self._load_timeout, status=status, path=self._check_endpoint)
+        elif taken := await self._taken():
+            self.give_up("listen_address_taken", 0.0, **taken)
+        else:
+            self._ready({})
+
+    async def _unchecked(self) -> int:
+        """It counts as ready at once; but where only the child can listen, the first request should not be refused."""
+        if self.command.address is not None:
+            with anyio.move_on_after(LISTEN_PATIENCE):
+                await self._polled("none")
+        return OK
+
+    async def _polled(self, path: str) -> int:
+        return await poll_until_healthy(self.command.endpoint, path, patience=self._load_timeout, heard=self._heard)
+
+    def _heard(self, status: int) -> None:
+        self._status = status
+
+    async def _taken(self) -> dict[str, object]:
+        """Who answers in the child's place, as far as that can be known; empty if it is the child."""
+        address, leader, mark = self.command.address, self.pid, self.command.env.get(MARK, "")
+        if address is None or leader is None:
+            return {}
+        stranger = await anyio.to_thread.run_sync(
+            lambda: stranger_at(address.port, address.host, leader=leader, mark=mark), abandon_on_cancel=True
+        )
+        return {**address._asdict(), "hint": f"{stranger} listens there"} if stranger else {}
 
     def _output(self, stream: str, chunk: bytes) -> None:
         self._activity += 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,18 +14,20 @@ import anyio.to_thread
 
 from supervisor.config.secrets import Redactor
 from supervisor.config.values import Transport
+from supervisor.llama.binary import is_llama_server
 from supervisor.llama.command import Command, llama_command, raw_command
 from supervisor.llama.diagnosis import Diagnosis, End, diagnose, found, report
 from supervisor.llama.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
+from supervisor.runtime.address import taken_before, taken_meanwhile
 from supervisor.runtime.child import Child
 from supervisor.runtime.hearing import became_ready, listen, load_report
-from supervisor.runtime.ports import listener_of
+from supervisor.runtime.ports import MARK
 from supervisor.runtime.stall import watch_for_stalls
-from supervisor.runtime.tuning import Tuner
+from supervisor.runtime.tuning import Tuner, Tuning
 from supervisor.runtime.warming import Warmer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from supervisor.config.values import Config, Model, Option
@@ -32,7 +36,6 @@ if TYPE_CHECKING:
     from supervisor.llama.preflight import Fingerprint, Inspection, Inspector
     from supervisor.runtime.live import LiveRun
     from supervisor.runtime.logs import Logs
-    from supervisor.runtime.tuning import Tuning
 
 logger = logging.getLogger("supervisor.launcher")
 
@@ -62,8 +65,8 @@ class Launcher:
         self._redact = Redactor.of(config)
         self._tuner = Tuner(inspector, cache_dir)
         self._warmer = Warmer(inspector)
-        self._running: dict[int, Model] = {}
-        """The models of children that live, by run."""
+        self._running: dict[int, LiveRun] = {}
+        """The runs whose children live."""
 
     async def check(self, model: Model) -> Failure | None:
         """What is wrong with this model, as far as can be known without loading it."""
@@ -91,34 +94,42 @@ class Launcher:
         diagnosis = await self._diagnosed(model, command, end)
         return report(model.id, diagnosis, end=end, command=command.shown, binary=_binary(inspection))
 
-    def expect(self, model: Model | None) -> None:
-        """This model will be run as soon as there is room; None: no model will."""
-        self._warmer.expect(model)
+    def expect(self, model: Model | None, staying: Iterable[int] = ()) -> None:
+        """This model will be run as soon as there is room; None: no model will. `staying`: pids that stay."""
+        self._warmer.expect(model, staying)
 
     async def _attempts(
         self, live: LiveRun, inspection: Inspection, on_ready: Callable[[], None]
     ) -> tuple[Command, End]:
         """A start; another without our shortcut if that failed, and others if it failed without a word."""
-        tuning = await self._tuner.tuning(live.model, inspection, beside=tuple(self._running.values()))
+        tuning = await self._tuning(live.model, inspection)
         command, end = await self._attempt(live, inspection, tuning, on_ready)
         if tuning.skips_fit and end.phase == "loading" and end.gave_up is None:
             logger.info("%s did not start with `--fit off` as it did before; trying without", live.model.id)
             self._tuner.forget(tuning)
-            tuning = await self._tuner.tuning(live.model, inspection, beside=tuple(self._running.values()))
+            tuning = await self._tuning(live.model, inspection)
             command, end = await self._attempt(live, inspection, tuning, on_ready)
         for _ in range(MUTE_RETRIES):
-            if not end.is_mute:
+            if not end.is_mute or (live.model.cmd and not command.speaks_protocol):
                 break
-            # Some builds lose every error line in 1 of 30 failing starts, on a busy machine more: ask again.
+            # Some llama-servers lose every error line in 1 of 30 failing starts, on a busy machine more: ask again.
             command, end = await self._attempt(live, inspection, tuning, on_ready)
         return command, end
+
+    async def _tuning(self, model: Model, inspection: Inspection) -> Tuning:
+        """What we add to a start; nothing to a command that somebody has written himself."""
+        if model.cmd:
+            return Tuning()
+        beside = [other.model for other in self._running.values()]
+        return await self._tuner.tuning(model, inspection, beside=beside)
 
     async def _attempt(
         self, live: LiveRun, inspection: Inspection, tuning: Tuning, on_ready: Callable[[], None]
     ) -> tuple[Command, End]:
         """One child, from its spawn to its end; its files are read ahead, and what it teaches is kept."""
         command = self.command(live.model, inspection, run=live.id, added=tuning.options)
-        prefetch = self._warmer.claim(live.model)
+        staying = [other.pid for other in self._running.values() if other.pid is not None]
+        prefetch = self._warmer.claim(live.model, staying)
         if prefetch is not None and tuning.options.get("load-mode") == "dio":
             prefetch.stop()  # it would read what the child reads past the cache
         is_ready = anyio.Event()
@@ -128,7 +139,7 @@ class Launcher:
             on_ready()
             is_ready.set()
 
-        self._running[live.id] = live.model
+        self._running[live.id] = live
         live.was_left_alone = False
         try:
             async with anyio.create_task_group() as tasks:
@@ -152,7 +163,7 @@ class Launcher:
     ) -> Command:
         """The command line of a run of this model, with what we add to this start."""
         if model.cmd:
-            command = raw_command(model, self._around, endpoint=TcpEndpoint(free_port()))
+            command = self._raw_command(model, run)
         else:
             assert inspection.binary is not None
             command = llama_command(
@@ -165,6 +176,14 @@ class Launcher:
             )
         return replace(command, redact=self._redact)
 
+    def _raw_command(self, model: Model, run: int) -> Command:
+        port = model.port or free_port()
+        command = raw_command(model, self._around, port=port)
+        program = _program(command)
+        if is_llama_server(program):
+            command = raw_command(model, self._around, port=port, program=program)
+        return replace(command, env={**command.env, MARK: f"{os.getpid()}.{run}"})
+
     def broken(self, live: LiveRun, exc: Exception) -> Failure:
         """The report of a run that ended by a fault of ours."""
         return report(live.model.id, found("internal_error", detail=f"{type(exc).__name__}: {exc}"))
@@ -173,12 +192,14 @@ class Launcher:
         self, live: LiveRun, command: Command, on_ready: Callable[[Mapping[str, object]], None]
     ) -> End:
         model = live.model
+        if taken := await taken_before(command):
+            return taken
         live.child = Child(
             command,
             check_endpoint=model.check_endpoint,
             load_timeout=model.load_timeout,
             load_limit=model.load_limit,
-            stop_timeout=self._config.server.stop_timeout,
+            stop_timeout=self._config.server.stop_timeout if model.unload_timeout is None else model.unload_timeout,
             redact=self._redact,
             log=self.logs.writer(model.id, live.id),
             on_line=lambda text: listen(live, text),
@@ -193,13 +214,12 @@ class Launcher:
     async def _diagnosed(self, model: Model, command: Command, end: End) -> Diagnosis:
         """The reason of an end; what only this machine knows is added to what the child said."""
         diagnosis = diagnose(end)
+        if taken := await taken_meanwhile(command, end, diagnosis):
+            return taken
         if diagnosis.cause == "unknown" and end.phase == "loading":
             # The files, or the binary's own verdict on its arguments, may tell what the child did not.
             again = await self._inspector.examine(model)
             return again.problems[0] if again.problems else diagnosis
-        if diagnosis.cause == "listen_address_taken" and isinstance(command.endpoint, TcpEndpoint):
-            holder = listener_of(command.endpoint.port)
-            return replace(diagnosis, hint=f"{holder} listens there") if holder else diagnosis
         return diagnosis
 
     def _noted(self, model: Model, inspection: Inspection) -> Failure | None:
@@ -212,6 +232,13 @@ class Launcher:
         if model.transport is Transport.TCP:
             return TcpEndpoint(free_port())
         return UnixEndpoint(self._around.private_dir / f"{run}.sock")
+
+
+def _program(command: Command) -> Path:
+    """The file that will be run, as the child's own PATH finds it."""
+    name = command.argv[0]
+    found_at = name if "/" in name else shutil.which(name, path=command.env.get("PATH", os.defpath))
+    return command.cwd / (found_at or name)
 
 
 async def _ended(child: Child) -> End:

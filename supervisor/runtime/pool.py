@@ -64,6 +64,8 @@ class Pool:
         self.fleet = Fleet(config)
         self.reports: dict[str, Failure] = {}
         """The last report of every model that ever failed, whatever happened to it since."""
+        self.on_change: list[Callable[[], None]] = []
+        """Called after a step in which a run came, went or changed its phase; must not raise."""
         self._launcher = launcher
         self._clock = clock
         self._runs: dict[RunId, LiveRun] = {}
@@ -177,6 +179,7 @@ class Pool:
 
     def _step(self, event: Event) -> None:
         now = self._clock()
+        before = [(run.id, run.phase) for run in self.fleet.runs]
         fleet = self.fleet.recounted({run.id: (run.leases, run.used_at) for run in self._runs.values()})
         self.fleet, actions = decide(fleet, event, now)
         logger.debug("%s -> %s -> %r", event, actions, self.fleet)
@@ -187,6 +190,9 @@ class Pool:
         self._arm(now)
         self._changed.set()
         self._changed = asyncio.Event()
+        if before != [(run.id, run.phase) for run in self.fleet.runs]:
+            for callback in self.on_change:
+                callback()
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -228,7 +234,9 @@ class Pool:
         cold = (name for name in fleet.queue.wanted if (run := fleet.run_of(name)) is None or run.is_leaving)
         coming = next(cold, None) if is_swapping else None
         self._expected = coming
-        self._launcher.expect(self.config.models[coming] if coming else None)
+        staying = [run.id for run in fleet.runs if not run.is_leaving] if coming else []
+        pids = [pid for run in staying if (pid := self._runs[run].pid) is not None]
+        self._launcher.expect(self.config.models[coming] if coming else None, pids)
 
     def _arm(self, now: float) -> None:
         self._cancel_timer()
@@ -326,7 +334,8 @@ class Pool:
         self.reports[failure.model] = failure
         if failure.permanent:
             self._fingerprints[failure.model] = self._launcher.fingerprint(self.config.models[failure.model])
-        logger.error("%s%s", failure.message, f"; hint: {failure.hint}" if failure.hint else "")
+        level = logging.WARNING if failure.phase == "serving" else logging.ERROR
+        logger.log(level, "%s%s", failure.message, f"; hint: {failure.hint}" if failure.hint else "")
 
     def __repr__(self) -> str:
         phases = [run.phase for run in self.fleet.runs]

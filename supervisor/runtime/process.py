@@ -16,6 +16,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import anyio
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -148,6 +150,18 @@ class Process:
 
     def __repr__(self) -> str:
         return f"<Process {self.pid} [{'running' if self.returncode is None else f'ended {self.returncode}'}]>"
+
+
+async def run_to_end(command: Command, on_output: Callable[[str, bytes], None]) -> int:
+    """Run something that ends by itself; its exit code. When cancelled, it is killed; raises `OSError`."""
+    process = Process(command, on_output)
+    try:
+        return await process.wait()
+    finally:
+        if process.returncode is None:
+            process.signal_group(signal.SIGKILL)
+            with anyio.CancelScope(shield=True):
+                await process.wait()
 
 
 def _watchdog(pid: int) -> subprocess.Popen[bytes]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.api.access import require_management
+from supervisor.api.access import require_nearness
 from supervisor.config.values import Management
 from supervisor.errors import Forbidden
 
 
 def allowed(rule: Management, address: tuple[str, int] | None, *headers: tuple[bytes, bytes]) -> bool:
     try:
-        require_management(headers, address, rule)
+        require_nearness(headers, address, rule)
     except Forbidden:
         return False
     return True

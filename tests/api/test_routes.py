@@ -59,7 +59,7 @@ def entries(http: httpx.Client) -> dict[str, dict[str, object]]:
 
 def test_the_list_has_models_and_variants_but_no_hidden_ones(http: httpx.Client) -> None:
     """What a request may name is listed, unless the owner does not want it to be."""
-    assert list(entries(http)) == ["one", "one-cold", "org/two", "seeing", "broken"]
+    assert list(entries(http)) == ["broken", "one", "one-cold", "org/two", "seeing"]
 
 
 def test_an_entry_says_what_the_file_says(http: httpx.Client) -> None:

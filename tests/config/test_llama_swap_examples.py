@@ -122,7 +122,7 @@ def test_everything() -> None:
     )
     assert config.models["small"].ttl == 900
     assert config.models["small"].send_loading_state
-    assert config.models["embedder"].check_endpoint == "none"
+    assert config.models["embedder"].check_endpoint == ""
     assert config.routing == Groups(
         {
             "always": Group(("embedder", "small"), swap=False, exclusive=False, persistent=True),
@@ -206,7 +206,7 @@ def test_containers() -> None:
     )
     assert (vllm.cmd_stop, vllm.unload_timeout) == (("docker", "stop", "vllm-5800"), 60.0)
     assert vllm.timeouts.response_header is None
-    assert (fixed.port, fixed.proxy, fixed.check_endpoint) == (None, "http://localhost:9503", "none")
+    assert (fixed.port, fixed.proxy, fixed.check_endpoint) == (None, "http://localhost:9503", "")
     assert config.secrets == {"hf_secret"}
 
 

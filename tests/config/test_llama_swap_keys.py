@@ -22,7 +22,7 @@ from supervisor.config.values import (
 )
 from tests.config.swap_files import BASE, config, model, problems, text_of, warnings
 
-DEFAULTS = Server(host="", management=Management.PRIVATE)
+DEFAULTS = Server(host="", management=Management.PRIVATE, log_time_format="")
 PLAIN = Model(
     "m",
     cmd=("serve", "5800"),
@@ -164,7 +164,7 @@ def test_a_health_check_timeout_of_a_models_own_has_no_effect() -> None:
         ("proxy: ~", PLAIN),
         ("aliases: [a, b/c, 1.10]", replace(PLAIN, aliases=("a", "b/c", "1.10"))),
         ("env: [A=1, B=x=y, C=, A=2]", replace(PLAIN, env={"A": "2", "B": "x=y", "C": ""})),
-        ("checkEndpoint: none", replace(PLAIN, check_endpoint="none")),
+        ("checkEndpoint: none", replace(PLAIN, check_endpoint="")),
         ("checkEndpoint: up", replace(PLAIN, check_endpoint="/up")),
         ("ttl: 60", replace(PLAIN, ttl=60.0)),
         ("ttl: 0", PLAIN),

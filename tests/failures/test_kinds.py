@@ -363,7 +363,9 @@ def kinds(
 def toml_of(row: Row, places: Mapping[str, object]) -> str:
     lines = [f'[models."{row.id}"]']
     if row.argv is not None:
-        command = f"{row.wrap} {row.program} --port ${{PORT}} {row.argv}".strip()
+        # Behind `env`, for a llama-server itself is looked at before it is started, and could not say why it ends.
+        program = "env {binary}" if row.program == "{binary}" and not row.wrap else row.program
+        command = f"{row.wrap} {program} --port ${{PORT}} {row.argv}".strip()
         return "\n".join([*lines, f"cmd = {json.dumps(command.format_map(places))}"])
     settings = row.options.format_map(places)
     keys = {line.partition(" = ")[0] for line in settings.splitlines()}

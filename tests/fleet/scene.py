@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from supervisor.config.expressions import parsed
+from supervisor.config.routing import Matrix
 from supervisor.config.values import Config, Model, Server
 from supervisor.errors import Failure
 from supervisor.fleet.planner import decide, next_deadline
@@ -30,17 +32,31 @@ from supervisor.fleet.values import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from supervisor.config.routing import Groups
     from supervisor.errors import SupervisorError
 
 
-def given(*models: str | Model, **server: float) -> Scene:
+def given(
+    *models: str | Model,
+    routing: Groups | Matrix | None = None,
+    priorities: Mapping[str, int] | None = None,
+    **server: float,
+) -> Scene:
     """An empty stage with these models in the config and these `[server]` settings."""
-    return Scene(Fleet(config_of(*models, **server)))
+    config = replace(config_of(*models, **server), routing=routing, priorities=priorities or {})
+    return Scene(Fleet(config))
 
 
 def config_of(*models: str | Model, **server: float) -> Config:
-    parsed = [Model(model) if isinstance(model, str) else model for model in models]
-    return Config(Path("/"), Server(**server), {model.id: model for model in parsed})
+    whole = [Model(model) if isinstance(model, str) else model for model in models]
+    return Config(Path("/"), Server(**server), {model.id: model for model in whole})
+
+
+def matrix_of(*sets: str, **costs: int) -> Matrix:
+    """A matrix with these sets, `s1`, `s2`, …, and these costs of eviction."""
+    return Matrix({f"s{number}": parsed(text, str) for number, text in enumerate(sets, 1)}, costs)
 
 
 def failure_of(model: str, *, phase: str = "loading") -> Failure:

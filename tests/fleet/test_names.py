@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 
 import pytest
 
-from supervisor.config.values import Filters, Model, Variant
-from supervisor.errors import InvalidRequest, ModelNotFound
-from supervisor.fleet.names import COMPARED_NAMES, MOST_SEGMENTS, Names
+from supervisor.config.values import Config, Filters, Model, Peer, Profile, Selector, Strategy, Variant
+from supervisor.errors import ModelNotFound, NoModelNamed, ProfileNotFound
+from supervisor.fleet.names import COMPARED_NAMES, MOST_SEGMENTS, Choice, Names, Target
 from tests.fleet.scene import config_of
 
 COLD = Filters(defaults={"temperature": 0.0})
@@ -63,10 +64,10 @@ def test_no_name_means_the_only_model() -> None:
 
 def test_no_name_and_no_default_is_refused() -> None:
     """A request that leaves the choice open is told how to make it."""
-    with pytest.raises(InvalidRequest, match="names no `model`") as refusal:
+    with pytest.raises(NoModelNamed, match="no model id could be identified: the request names no `model`") as refusal:
         Names(config_of("qwen", "gemma")).resolve(None)
 
-    assert refusal.value.status == 400
+    assert refusal.value.status == 404
     assert "default_model" in refusal.value.hint
 
 
@@ -177,3 +178,122 @@ def test_many_names_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelNotFound):
         few.resolve("model-y")
     assert compared == ["model-y"]
+
+
+def test_empty_segments_belong_to_no_name() -> None:
+    """Doubled slashes in a path are nothing, as llama-swap has it."""
+    target, segments = Names(config_of("author/qwen")).split(["", "author", "", "qwen", "", "v1"])
+
+    assert (target.model, segments) == ("author/qwen", 4)
+
+
+# Names that lead elsewhere.
+
+
+def world() -> Config:
+    """Two models, two peers with one model in common, a selector and two profiles."""
+    config = config_of(QWEN, Model("gemma", use_model_name="google/gemma"))
+    peers = {
+        "left": Peer("http://l", ("both", "mine", "qwen"), filters=STRIPPED, filters_by_name={"mine": COLD}),
+        "right": Peer("http://r", ("both",)),
+    }
+    selectors = {"pool": Selector(Strategy.SPILLOVER, ("best", "gemma", "left/both"), spillover=3)}
+    profiles = {
+        "coding": Profile({"llm": "best", "pool2": "pool", "far": "left/mine", "off": None, "qwen": "gemma"}),
+        "empty": Profile({"llm": None}),
+    }
+    return replace(config, peers=peers, selectors=selectors, profiles=profiles)
+
+
+@pytest.mark.parametrize(
+    ("name", "peer", "model", "rename", "filters"),
+    [
+        ("left/both", "left", "both", "both", STRIPPED),
+        ("right/both", "right", "both", "both", Filters()),
+        ("left/mine", "left", "mine", "mine", COLD),
+        ("mine", "left", "mine", None, COLD),
+        ("left/qwen", "left", "qwen", "qwen", STRIPPED),
+        ("qwen", None, "qwen", None, STRIPPED),
+        ("gemma", None, "gemma", "google/gemma", Filters()),
+    ],
+)
+def test_peers_and_their_models(name: str, peer: str | None, model: str, rename: str | None, filters: Filters) -> None:
+    """A peer's model has its whole name, which the peer is not told, and its own where no other has it; ours win."""
+    target = Names(world()).resolve(name)
+
+    assert isinstance(target, Target)
+    assert (target.peer, target.model, target.rename, target.filters) == (peer, model, rename, filters)
+
+
+def test_a_name_of_two_peers_is_none() -> None:
+    """Who means one of them has to say which."""
+    with pytest.raises(ModelNotFound):
+        Names(world()).resolve("both")
+
+
+def test_a_selector_is_a_choice() -> None:
+    """Each target is told the name that was meant, unless its model has another one for its server."""
+    choice = Names(world()).resolve("pool")
+
+    assert isinstance(choice, Choice)
+    assert (choice.strategy, choice.spillover) == (Strategy.SPILLOVER, 3)
+    assert [(target.whole_name, target.rename) for target in choice.targets] == [
+        ("qwen", "best"),
+        ("gemma", "google/gemma"),
+        ("left/both", "both"),
+    ]
+    assert {target.selector for target in choice.targets} == {"pool"}
+
+
+def test_a_selector_is_no_part_of_a_path() -> None:
+    """A path leads to a child, and which one that is must not change between two requests."""
+    with pytest.raises(ModelNotFound):
+        Names(world()).split(["pool", "v1"])
+
+
+def test_pins_hold_while_their_profile_is_active() -> None:
+    """A pin stands for what it is pinned to, and hides a model of that name; it does not lead to another pin."""
+    names = Names(world())
+    with pytest.raises(ModelNotFound):
+        names.resolve("llm")
+    names.activate("coding")
+    target, far, choice, hidden = (names.resolve(name) for name in ("llm", "far", "pool2", "qwen"))
+
+    assert isinstance(target, Target)
+    assert (target.model, target.rename, target.filters) == ("qwen", "best", STRIPPED)
+    assert isinstance(far, Target)
+    assert (far.peer, far.rename) == ("left", "mine")
+    assert isinstance(choice, Choice)
+    assert isinstance(hidden, Target)
+    assert hidden.model == "gemma"
+
+    names.activate(None)
+    assert names.resolve("qwen").model == "qwen"  # type: ignore[union-attr]
+
+
+def test_a_pin_to_nothing_is_a_name_without_a_model() -> None:
+    """An owner may switch a name off."""
+    names = Names(world())
+    names.activate("coding")
+    with pytest.raises(NoModelNamed):
+        names.resolve("off")
+    with pytest.raises(NoModelNamed):
+        names.split(["off", "v1"])
+
+
+def test_pins_stand_in_paths_too() -> None:
+    """`/upstream/PIN/...` leads to what the pin means."""
+    names = Names(world())
+    names.activate("coding")
+
+    assert names.split(["llm", "v1"])[0].model == "qwen"
+
+
+def test_an_unknown_profile_changes_nothing() -> None:
+    """The one that was active stays so."""
+    names = Names(world())
+    names.activate("coding")
+    with pytest.raises(ProfileNotFound, match='profile "x" not found'):
+        names.activate("x")
+
+    assert names.active_profile == "coding"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.config.values import Model
-from supervisor.errors import CannotFit, ModelFailed, ModelUnloaded, QueueFull, ShuttingDown
+from supervisor.config.values import Model, Overload
+from supervisor.errors import CannotFit, ConcurrencyLimit, ModelFailed, ModelUnloaded, QueueFull, ShuttingDown
 from supervisor.fleet.values import (
     Abandoned,
     BecameReady,
@@ -361,6 +361,29 @@ def test_full_queue_refuses_who_waits_for_a_full_model() -> None:
     scene = given(Model("a", concurrency=1), max_queue=1).has("a").when(Requested("a1")).when(Requested("a2"))
 
     scene.when(Requested("a3")).then(Refuse("a3", QueueFull))
+
+
+def refusing(name: str = "a", *, concurrency: int = 2) -> Model:
+    return Model(name, concurrency=concurrency, overload=Overload.REFUSE)
+
+
+def test_too_many_requests_are_refused_at_once() -> None:
+    """A model that refuses counts requests that wait for its load, and forgets those that left."""
+    scene = given(refusing()).when(Requested("a1")).when(Requested("a2"))
+
+    scene.when(Requested("a3")).then(Refuse("a3", ConcurrencyLimit))
+    scene.when(Abandoned("a1")).when(Requested("a4"))
+    scene.when(BecameReady("a")).then(Grant("a2", "a"), Grant("a4", "a"))
+
+
+def test_requests_that_are_served_count_until_they_end() -> None:
+    """The next one is let through when one has ended, not before; another model's do not count."""
+    scene = given(refusing(), refusing("b"), max_loaded=2).has("a", "b").when(Requested("b1"))
+    scene.when(Requested("a1")).when(Requested("a2"))
+
+    scene.when(Requested("a3")).then(Refuse("a3", ConcurrencyLimit))
+    assert scene.refusal.retry_after == 1.0
+    scene.when(Released("a1")).when(Requested("a4")).then(Grant("a4", "a"))
 
 
 # Pinned models.

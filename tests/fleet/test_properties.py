@@ -6,7 +6,7 @@ definition, it is in the docstring of its check.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from supervisor.config.routing import Group, Groups, Matrix
 from supervisor.config.values import Model
 from supervisor.errors import CannotFit, ModelFailed, ModelUnloaded, QueueFull, ShuttingDown
+from supervisor.fleet.constraints import evicted_by
 from supervisor.fleet.planner import decide, next_deadline
 from supervisor.fleet.values import (
     Abandoned,
@@ -38,9 +40,11 @@ from supervisor.fleet.values import (
     TicketId,
     UnloadAsked,
 )
-from tests.fleet.scene import config_of, failure_of
+from tests.fleet.scene import config_of, failure_of, matrix_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from supervisor.errors import SupervisorError
     from supervisor.fleet.values import Action, Event
 
@@ -53,6 +57,27 @@ MODELS = (
     Model("pinned", pinned=True),
 )
 NAMES = st.sampled_from([model.id for model in MODELS])
+PRIORITIES = st.dictionaries(NAMES, st.integers(-1, 2), max_size=3)
+
+
+@st.composite
+def groups(draw: st.DrawFn) -> Groups:
+    """Each model in one of three groups; who is in the third is in none."""
+    places = [draw(st.integers(0, 2)) for _ in MODELS]
+    flags = st.tuples(st.booleans(), st.booleans(), st.booleans())
+    members = [tuple(model.id for model, place in zip(MODELS, places, strict=True) if place == n) for n in range(2)]
+    return Groups({f"g{n}": Group(members[n], *draw(flags)) for n in range(2)})
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> Matrix:
+    """Sets of alternatives, so that some models are in several sets and some in none."""
+    part = st.lists(NAMES, min_size=1, max_size=3).map(lambda names: f"({' | '.join(names)})")
+    sets = draw(st.lists(st.lists(part, min_size=1, max_size=3).map(" & ".join), min_size=1, max_size=3))
+    return matrix_of(*sets, **draw(st.dictionaries(NAMES, st.integers(1, 3))))
+
+
+ROUTINGS = st.none() | groups() | matrices()
 DRAIN, MAX_WAIT = 30.0, 5.0
 TICKS_TO_REST = 0
 """How many times the planner may have more to say about the same moment; what design.md promises is 0."""
@@ -85,10 +110,19 @@ class World(RuleBasedStateMachine):
         self.answered: set[TicketId] = set()
         self.numbers = count(1)
 
-    @initialize(max_loaded=st.integers(1, 3), max_queue=st.sampled_from([2, 1000]))
-    def configured(self, max_loaded: int, max_queue: int) -> None:
+    @initialize(
+        max_loaded=st.sampled_from([1, 2, 3, len(MODELS)]),
+        max_queue=st.sampled_from([2, 1000]),
+        routing=ROUTINGS,
+        priorities=PRIORITIES,
+    )
+    def configured(
+        self, max_loaded: int, max_queue: int, routing: Groups | Matrix | None, priorities: dict[str, int]
+    ) -> None:
         server = {"max_loaded": max_loaded, "max_queue": max_queue, "max_wait": MAX_WAIT, "drain_timeout": DRAIN}
-        self.fleet = Fleet(config_of(*MODELS, **server))
+        self.routing = routing
+        self.priorities = priorities
+        self.fleet = Fleet(replace(config_of(*MODELS, **server), routing=routing, priorities=priorities))
 
     # Clients.
 
@@ -212,6 +246,7 @@ class World(RuleBasedStateMachine):
         for action in actions:
             self.perform(action, event, before)
         self.check_order(before, event, actions)
+        assert list(self.fleet.queue) == self.in_order(self.fleet.queue)
         self.check_rest()
 
     def perform(self, action: Action, event: Event, before: Fleet) -> None:
@@ -219,7 +254,7 @@ class World(RuleBasedStateMachine):
             case Spawn(run):
                 assert not self.closing
                 assert run.id not in self.children
-                assert all(child.model.id != run.model.id for child in self.children.values())
+                self.check_spawn(run.model.id)
                 self.children[run.id] = Child(run.model, self.now)
             case Terminate(run_id):
                 self.check_terminate(self.children[run_id])
@@ -237,13 +272,24 @@ class World(RuleBasedStateMachine):
         self.answered.add(ticket)
         return self.waiting.pop(ticket)
 
+    def check_spawn(self, model: str) -> None:
+        """Never beside a process that excludes it, whether that is to stay or not, and never twice."""
+        living = frozenset(child.model.id for child in self.children.values())
+        assert model not in living
+        assert not evicted_by(self.routing, model, living)
+        if isinstance(self.routing, Matrix):
+            assert not living or self.routing.can_coexist(living | {model})
+        for child in self.children.values():
+            is_loading = not child.ready and not child.told_to_end
+            assert not is_loading or model not in evicted_by(self.routing, child.model.id, frozenset([model]))
+
     def check_terminate(self, child: Child) -> None:
         """Nobody's request is cut, except by an unload or the end of the service, when its time is over.
 
-        And a pinned child is ended by nothing else.
+        And a pinned child is ended by nothing else but groups or a matrix.
         """
         assert not child.told_to_end
-        assert not child.model.pinned or child.cut_at is not None
+        assert not child.model.pinned or child.cut_at is not None or self.routing is not None
         assert not child.leases or (child.cut_at is not None and child.cut_at <= self.now)
 
     def check_refuse(self, ticket: Ticket, error: SupervisorError, event: Event, before: Fleet) -> None:
@@ -276,24 +322,46 @@ class World(RuleBasedStateMachine):
         assert child.model.concurrency is None or child.leases < child.model.concurrency
 
     def check_order(self, before: Fleet, event: Event, actions: tuple[Action, ...]) -> None:
-        """FIFO within a model; and nobody who waits for room longer than `max_wait` is overtaken by a `Grant`.
+        """FIFO within a model; and nobody who waits to be loaded longer than `max_wait` is overtaken by a `Grant`.
 
-        To wait for room is to have no run, or one that is leaving. A pinned run could not make room, so who goes there
-        overtakes nobody. A victim takes a request only if nobody ahead waits for room, that is, if it was given back.
+        To wait to be loaded is to have no run, or one that is leaving. Who goes to a run that is not in the way of that
+        overtakes nobody. A victim takes a request only if it is in nobody's way ahead, that is, if it was given back.
         """
-        arrivals = (*before.queue, event.ticket) if isinstance(event, Requested) else before.queue
+        arrivals = self.in_order((*before.queue, event.ticket) if isinstance(event, Requested) else before.queue)
         places = {ticket.id: place for place, ticket in enumerate(arrivals)}
         granted = [(action.ticket, action.run) for action in actions if isinstance(action, Grant)]
         for ticket, run_id in granted:
             run = next(run for run in before.runs if run.id == run_id)
             ahead = [arrivals[place] for place in range(places[ticket]) if arrivals[place].id in self.waiting]
             assert all(other.model != run.model.id for other in ahead)
-            assert run.model.pinned or not any(self.is_overdue(other, before) for other in ahead)
+            blocked = [other for other in ahead if self.is_in_the_way(run, other, before)]
+            assert not any(self.is_overdue(other, before) for other in blocked)
             if run.retiring is Reason.EVICTED and self.known(run_id).retiring is Reason.EVICTED:
-                assert not any(self.waits_for_room(other, before) for other in ahead)
+                assert not any(self.waits_for_room(other, before) for other in blocked)
         for _, run_id in granted:
             own = [places[ticket] for ticket, other in granted if other == run_id]
             assert own == sorted(own)
+
+    def in_order(self, tickets: Sequence[Ticket]) -> list[Ticket]:
+        """Higher priorities first, in order of arrival among equals; who waits for longer than `max_wait` first."""
+        late = [ticket for ticket in tickets if self.now - ticket.since > MAX_WAIT]
+        others = [ticket for ticket in tickets if ticket not in late]
+        return [
+            *sorted(late, key=lambda ticket: ticket.since),
+            *sorted(others, key=lambda ticket: (-self.priorities.get(ticket.model, 0), ticket.id)),
+        ]
+
+    def is_in_the_way(self, run: Run, ticket: Ticket, before: Fleet) -> bool:
+        """Whether it may not live beside this ticket's model, or there is no place to do so: then and now."""
+        if self.routing is None:
+            return not run.model.pinned
+        for fleet in (before, self.fleet):
+            house = frozenset(other.model.id for other in fleet.runs if not other.is_leaving)
+            has_room = len(fleet.runs) < fleet.config.server.max_loaded
+            excluded = run.model.id in evicted_by(self.routing, ticket.model, house | {run.model.id})
+            if not excluded and (has_room or run.model.pinned):
+                return False
+        return True
 
     def is_overdue(self, ticket: Ticket, before: Fleet) -> bool:
         return self.now - ticket.since > MAX_WAIT and self.waits_for_room(ticket, before)
@@ -321,8 +389,8 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def queue(self) -> None:
-        """Who waits outside is who waits inside; nobody is lost, nobody waits while there is a place for him."""
-        assert [ticket.id for ticket in self.fleet.queue] == sorted(self.waiting)
+        """Who waits outside is who waits inside; nobody is lost."""
+        assert sorted(ticket.id for ticket in self.fleet.queue) == sorted(self.waiting)
 
     @invariant()
     def idleness(self) -> None:

@@ -27,7 +27,9 @@ pytestmark = pytest.mark.anyio
 class Scene:
     """A whole request, and the task that serves it."""
 
-    def __init__(self, app: ASGIApp, method: str = "POST", body: bytes = b"body", *, lags: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, method: str = "POST", body: bytes = b"body", *, lags: bool = False, scheme: str = "http"
+    ) -> None:
         self.wire = Wire()
         transport: Any = self.wire
         self.client = Client(
@@ -42,7 +44,7 @@ class Scene:
         self.client.feed(body)
         self.client.complete()
         self.client.is_lagging = lags
-        self.task = AsgiCall(app, self.client).start()
+        self.task = AsgiCall(app, self.client, scheme=scheme).start()
 
     async def end(self) -> bytes:
         """Wait for the end; what was written."""
@@ -68,6 +70,18 @@ async def test_request_and_answer() -> None:
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nx-name: V" in head
     assert body == "POST /é q=%20 1 127.0.0.1 body".encode()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_scheme(scheme: str) -> None:
+    """An application knows whether it is asked over TLS: the addresses that it makes depend on it."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse(str(Request(scope).url))(scope, receive, send)
+
+    written = await Scene(app, scheme=scheme).end()
+
+    assert written.endswith(f"\r\n\r\n{scheme}://x:1/é?q=%20".encode())
 
 
 async def test_stream() -> None:

@@ -10,7 +10,7 @@ from supervisor.proxy.client import Client
 from tests.proxy.conftest import Wire
 
 if TYPE_CHECKING:
-    from supervisor.proxy.upstream import Headers
+    from supervisor.proxy.heads import Headers
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -196,6 +196,72 @@ def test_who_serves_is_told() -> None:
     other.listener = ear
     other.left()
     assert ear.heard == ["left"]
+
+
+class Onlooker:
+    """Who looks on, and notes what it hears."""
+
+    def __init__(self, client: Client) -> None:
+        self.heard: list[str] = []
+        self._client = client
+
+    def client_began(self) -> None:
+        self.heard.append(f"began {self._client.status}")
+
+    def client_ended(self) -> None:
+        self.heard.append("ended")
+
+
+@pytest.mark.parametrize("end", ["finish", "cut", "left"])
+def test_who_looks_on_is_told(end: str) -> None:
+    """Who looks on hears of the answer's head and of the end, once, and can read what was answered."""
+    client = Scene("POST").client
+    onlooker = client.watcher = Onlooker(client)
+    client.begin(202, LENGTH)
+    client.write(b"hel")
+    getattr(client, end)()
+    if end == "left":
+        client.cut()
+
+    assert onlooker.heard == ["began 202", "ended"]
+    assert (client.status, client.answer_headers, client.written) == (202, LENGTH, 3)
+
+
+def test_bytes_are_those_of_the_body() -> None:
+    """What is counted is the body as it was meant, without the marks of its framing, and nothing where none is sent."""
+    chunked, bodiless, gone = Scene().client, Scene("HEAD").client, Scene().client
+    gone.left()
+    for client in (chunked, bodiless, gone):
+        client.begin(200, [])
+        client.write(b"hello")
+        client.finish()
+
+    assert [client.written for client in (chunked, bodiless, gone)] == [5, 0, 0]
+
+
+def test_cancel() -> None:
+    """A request that is cancelled is answered at once, if it was not yet; its connection goes on."""
+    scene, ear = Scene(), Ear()
+    scene.client.listener = ear
+    scene.client.cancel()
+
+    assert ear.heard == ["left"]
+    assert scene.wire.written.startswith(b"HTTP/1.1 499 ")
+    assert scene.wire.written.endswith(b'"code":"request_cancelled"}}')
+    assert scene.client.keep_alive
+    assert scene.ended == 1
+
+
+def test_cancel_within_the_answer() -> None:
+    """An answer that has begun can only be cut."""
+    scene = Scene()
+    scene.client.begin(200, LENGTH)
+    scene.client.write(b"hel")
+    scene.client.cancel()
+
+    assert scene.wire.written.endswith(b"hel")
+    assert not scene.client.keep_alive
+    assert scene.ended == 1
 
 
 def test_pace() -> None:

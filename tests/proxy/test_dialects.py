@@ -36,20 +36,26 @@ PASSING = Failure(
 
 EVERY_ERROR: list[tuple[SupervisorError, int, str, str]] = [
     (errors.InvalidRequest("m"), 400, "invalid_request_error", "invalid_request_error"),
+    (errors.Unauthorized("m"), 401, "authentication_error", "authentication_error"),
     (errors.Forbidden("m"), 403, "permission_error", "permission_error"),
     (errors.ModelNotFound("m"), 404, "invalid_request_error", "not_found_error"),
     (errors.RouteNotFound("m"), 404, "invalid_request_error", "not_found_error"),
+    (errors.NoModelNamed("m"), 404, "invalid_request_error", "not_found_error"),
+    (errors.ProfileNotFound("m"), 404, "invalid_request_error", "not_found_error"),
     (errors.MethodNotAllowed("m", allowed="GET"), 405, "invalid_request_error", "api_error"),
     (errors.RequestTimeout("m"), 408, "invalid_request_error", "api_error"),
     (errors.ModelNotLoaded("m"), 409, "invalid_request_error", "api_error"),
     (errors.BodyTooLarge("m"), 413, "invalid_request_error", "request_too_large"),
     (errors.QueueFull("m"), 429, "rate_limit_error", "rate_limit_error"),
+    (errors.ConcurrencyLimit("m"), 429, "rate_limit_error", "rate_limit_error"),
     (errors.HeadTooLarge("m"), 431, "invalid_request_error", "api_error"),
     (errors.InternalError("m"), 500, "server_error", "api_error"),
     (errors.UpstreamUnreachable("m"), 502, "server_error", "api_error"),
     (errors.UpstreamRefused("m"), 502, "server_error", "api_error"),
     (errors.ModelUnloaded("m"), 503, "server_error", "overloaded_error"),
     (errors.ShuttingDown("m"), 503, "server_error", "overloaded_error"),
+    (errors.NoTarget("m"), 503, "server_error", "overloaded_error"),
+    (errors.UpstreamTimeout("m"), 504, "server_error", "api_error"),
     (errors.CannotFit("m"), 507, "server_error", "api_error"),
     (ModelFailed(LASTING), 500, "model_failed_to_start", "api_error"),
     (ModelFailed(PASSING), 503, "model_failed_to_start", "overloaded_error"),
@@ -119,7 +125,8 @@ def test_accept(dialect: Dialect, accept: bytes, content_type: bytes) -> None:
         found, headers, body = error_response(error, dialect, accept)
 
         assert found == status
-        assert dict(headers)[b"content-type"] == content_type
+        is_for_programs = isinstance(error, errors.ConcurrencyLimit)  # clients that retry read its code
+        assert dict(headers)[b"content-type"] == (b"application/json" if is_for_programs else content_type)
         assert dict(headers)[b"content-length"] == b"%d" % len(body)
         assert error.message.encode() in body
 
@@ -200,6 +207,8 @@ def test_failure_report(dialect: Dialect) -> None:
 def test_dialect_of_a_path() -> None:
     """Anthropic's paths speak its dialect, in the route table and behind `/upstream/`; all others OpenAI's."""
     assert {path for path, route in ROUTES.items() if route.dialect is Dialect.ANTHROPIC} == {
+        "/v/messages",
+        "/v/messages/count_tokens",
         "/v1/messages",
         "/v1/messages/count_tokens",
     }

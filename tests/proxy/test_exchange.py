@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from supervisor.config.values import Filters, Model
+from supervisor.config.values import Filters, Model, Timeouts
 from supervisor.errors import Failure
 from supervisor.fleet.names import Target
 from supervisor.fleet.values import Phase, Run, RunId
 from supervisor.proxy.answer import Answer
+from supervisor.proxy.backend import LocalBackend
 from supervisor.proxy.client import Client
 from supervisor.proxy.dialects import Dialect
 from supervisor.proxy.exchange import Call, Exchange
@@ -53,7 +54,7 @@ class Asked:
         self.run.leases = 1
         self.answer = Answer(self.client, Dialect.OPENAI)
         self._call = Call(method.encode(), b"/x", [], body, TARGET, length=length)
-        self._exchange = Exchange(self._call, self.answer, Lease(self.run, self._give_back), upstream)
+        self._exchange = Exchange(self._call, self.answer, LocalBackend(Lease(self.run, self._give_back), upstream))
 
     def _give_back(self, run: LiveRun) -> None:
         run.leases -= 1
@@ -340,6 +341,171 @@ async def test_nobody_listens() -> None:
     await asyncio.wait_for(asked.end(), 5)
 
     assert b"it fell" in asked.body
+
+
+# How long an answer may take to begin.
+
+
+async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+@contextlib.asynccontextmanager
+async def limited(script: Script, seconds: float = 0.05) -> AsyncIterator[Upstream]:
+    async with scripted(script) as endpoint:
+        upstream = Upstream(endpoint, timeouts=Timeouts(response_header=seconds))
+        yield upstream
+        upstream.close()
+
+
+async def test_no_answer_in_time() -> None:
+    """A child that takes a request and does not answer is told as late at the limit, and hears that it may stop."""
+    gone = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        gone.set()
+
+    async with limited(script) as upstream:
+        asked = Asked(upstream)
+        asked.start()
+        await asked.end()
+
+        assert asked.status == 504
+        assert b"`m` has not begun to answer within 0.05 s" in asked.body
+        assert b'"gateway_timeout"' in asked.body
+        assert "[0 busy, 0 idle]" in repr(upstream)
+        await gone.wait()
+
+
+async def test_early_answers_do_not_count() -> None:
+    """A 1xx is no answer."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"body")
+        writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        await reader.read()
+
+    async with limited(script) as upstream:
+        asked = Asked(upstream)
+        asked.start()
+        await asked.end()
+
+        assert asked.status == 504
+
+
+async def test_late_in_a_stream_that_waits() -> None:
+    """A stream that had begun with comments is told by an event."""
+    async with limited(silence) as upstream:
+        asked = Asked(upstream)
+        asked.answer.comment("loading")
+        asked.start()
+        await asked.end()
+
+        assert asked.status == 200
+        assert b'"gateway_timeout"' in asked.body
+
+
+async def test_only_the_beginning_is_limited() -> None:
+    """An answer that has begun may take as long as it likes."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"body")
+        writer.write(OK[:-2])
+        await asyncio.sleep(0.15)
+        writer.write(OK[-2:])
+        await reader.read()
+
+    async with limited(script) as upstream:
+        asked = await exchange(upstream)
+
+        assert asked.wire.written == OK
+
+
+async def test_the_second_try_has_its_own_time() -> None:
+    """The limit begins anew where a request is sent again; of the first try no timer is left."""
+    count = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        await reader.readuntil(b"body")
+        count += 1
+        writer.write(OK)
+        await reader.readuntil(b"body")
+        count += 1
+
+    async with limited(script, 30) as upstream:
+        await exchange(upstream)
+        asked = await exchange(upstream)
+
+        assert asked.body == b"ok"
+        assert count == 3
+        assert asked._exchange._timer is None
+
+
+async def test_time_starts_when_all_is_sent() -> None:
+    """While a client still sends there is nothing to answer."""
+    async with limited(silence) as upstream:
+        asked = Asked(upstream, b"bo", length=4)
+        asked.start()
+        await until(lambda: "[1 busy" in repr(upstream))
+        await asyncio.sleep(0.15)
+        assert asked.wire.written == b""
+        asked.client.feed(b"dy")
+        asked.client.complete()
+        await asked.end()
+
+        assert asked.status == 504
+
+
+async def test_time_starts_when_all_is_taken() -> None:
+    """A child that is slow to read a request is not late with its answer."""
+    body = b"x" * 16 * 1024 * 1024
+    read_on = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await read_on.wait()
+        await reader.readexactly(len(body))
+        writer.write(OK)
+        await reader.read()
+
+    async with limited(script) as upstream:
+        asked = Asked(upstream, body)
+        asked.start()
+        await until(lambda: "[1 busy" in repr(upstream))
+        await asyncio.sleep(0.15)
+        assert asked.wire.written == b""
+        read_on.set()
+        await asked.end()
+
+        assert asked.wire.written == OK
+
+
+async def test_leaving_stops_the_clock() -> None:
+    """A client that leaves leaves no timer behind."""
+    async with limited(silence, 30) as upstream:
+        asked = Asked(upstream)
+        asked.start()
+        await until(lambda: asked._exchange._timer is not None)
+        timer = asked._exchange._timer
+        asked.client.left()
+
+        assert timer is not None
+        assert timer.cancelled()
+        asked.check_given_back()
+
+
+async def test_no_limit_no_timer() -> None:
+    """Where nothing is laid down no timer is set."""
+    async with upstream_of(silence) as upstream:
+        asked = Asked(upstream)
+        asked.start()
+        await until(lambda: "[1 busy" in repr(upstream))
+
+        assert asked._exchange._timer is None
+        asked.client.left()
 
 
 # Pace.

@@ -21,6 +21,7 @@ from supervisor.config.values import Config, Server
 from supervisor.proxy.dialects import Dialect, error_response
 from supervisor.proxy.front import HEAD_SECONDS, IDLE_SECONDS, Front
 from supervisor.proxy.objections import HEAD_LIMIT, HEADER_LIMIT
+from supervisor.proxy.peers import Peers
 from supervisor.server import running_service
 from tests.conftest import DEADLINE, eventually
 from tests.proxy.conftest import Child, Wire, http_to, post, raw_request, read_answer
@@ -789,8 +790,9 @@ def test_refused_by_a_service(fake: RunningService) -> None:
 @contextlib.asynccontextmanager
 async def app_in_front(tmp_path: Path, **server: Any) -> AsyncIterator[tuple[App, Scene[App]]]:
     """The app of a service without models, and a connection to it."""
-    async with running_service(Config(tmp_path, Server(**server))) as service:
-        app = App(service)
+    config = Config(tmp_path, Server(**server))
+    async with running_service(config) as service:
+        app = App(service, Peers(config))
         yield app, Scene(app)
 
 

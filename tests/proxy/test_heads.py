@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
-from supervisor.proxy.heads import header, is_event_stream, request_head, response_headers
+from supervisor.proxy.heads import Forwarding, Headers, Trail, header, is_event_stream, request_head, response_headers
 
 HOP_BY_HOP = [
     b"connection",
@@ -38,6 +40,134 @@ def test_request_headers_of_one_hop_stay(name: bytes) -> None:
 
     assert b"secret" not in head
     assert b"x-kept: 1" in lines(head)
+
+
+# What one server gets to see, another not.
+
+ADDRESS = ("192.168.0.9", 5555)
+KEYS = frozenset((b"ours", b"ours too"))
+
+
+def forwarded(
+    forwarding: Forwarding, *headers: tuple[bytes, bytes], address: tuple[str, int] | None = ADDRESS
+) -> Headers:
+    """The headers that reach a server, Host among them."""
+    head = request_head(b"GET", b"/x", list(headers), None, forwarding, address)
+    pairs = [line.partition(b": ") for line in lines(head)[1:]]
+    return [(name, value) for name, _, value in pairs]
+
+
+def test_nothing_configured() -> None:
+    """A forwarding without rules passes everything on as it came, and hides the host."""
+    headers = [(b"host", b"x:1"), (b"x-forwarded-for", b"1.2.3.4"), (b"authorization", b"Bearer k"), (b"a", b"b")]
+
+    assert forwarded(Forwarding(), *headers) == [(b"host", b"localhost"), *headers[1:]]
+    assert request_head(b"GET", b"/", headers, 5) == request_head(b"GET", b"/", headers, 5, Forwarding(), ADDRESS)
+
+
+@pytest.mark.parametrize(
+    ("host", "sent", "seen"),
+    [(None, [b"me:8080"], b"me:8080"), (None, [], b"localhost"), (b"peer:1", [b"me:8080"], b"peer:1")],
+)
+def test_host(host: bytes | None, sent: list[bytes], seen: bytes) -> None:
+    """A server sees the host the client asked for, or its own, as is laid down; one and first."""
+    assert forwarded(Forwarding(host=host), *[(b"host", each) for each in sent]) == [(b"host", seen)]
+
+
+def test_base_path() -> None:
+    """A base path stands before the path of a request, whatever that is."""
+    head = request_head(b"GET", b"/v1/a%2Fb?x=/", [], None, Forwarding(base_path=b"/api/llm"))
+
+    assert lines(head)[0] == b"GET /api/llm/v1/a%2Fb?x=/ HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    ("came", "address", "goes"),
+    [
+        ([], ADDRESS, [b"192.168.0.9"]),
+        ([b"1.1.1.1", b"2.2.2.2, 3.3.3.3"], ADDRESS, [b"1.1.1.1, 2.2.2.2, 3.3.3.3, 192.168.0.9"]),
+        ([], ("::ffff:10.0.0.1", 1), [b"10.0.0.1"]),
+        ([], ("fd00::1", 1), [b"fd00::1"]),
+        ([b"1.1.1.1"], None, [b"1.1.1.1"]),
+        ([], None, []),
+    ],
+)
+def test_trail_goes_on(came: list[bytes], address: tuple[str, int] | None, goes: list[bytes]) -> None:
+    """The client's address comes behind those that were there; the other headers of that kind stay."""
+    headers = [(b"x-forwarded-for", each) for each in came]
+    seen = forwarded(Forwarding(trail=Trail.CONTINUED), *headers, (b"x-forwarded-proto", b"https"), address=address)
+
+    assert [value for name, value in seen if name == b"x-forwarded-for"] == goes
+    assert (b"x-forwarded-proto", b"https") in seen
+
+
+def test_no_client_drops_what_we_add() -> None:
+    """Connection takes headers of the client away, never ours."""
+    forwarding = Forwarding(trail=Trail.CONTINUED, api_key=b"k")
+    names = (b"connection", b"x-forwarded-for, authorization, x-api-key")
+
+    seen = forwarded(forwarding, names, (b"x-forwarded-for", b"6.6.6.6"))
+
+    assert seen[1:] == [(b"x-forwarded-for", b"192.168.0.9"), (b"authorization", b"Bearer k"), (b"x-api-key", b"k")]
+
+
+def test_hidden_trail() -> None:
+    """A peer learns nothing of whom we serve, but for what its client says of itself."""
+    names = [b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-port"]
+
+    seen = forwarded(Forwarding(trail=Trail.HIDDEN), *[(name, b"v") for name in names], (b"user-agent", b"curl"))
+
+    assert seen == [(b"host", b"localhost"), (b"user-agent", b"curl")]
+
+
+def basic(text: bytes) -> bytes:
+    return b"Basic " + base64.b64encode(text)
+
+
+OTHERS = [
+    (b"authorization", b"Bearer theirs"),
+    (b"authorization", b"Bearer"),
+    (b"authorization", b"ours"),
+    (b"authorization", b"Digest ours"),
+    (b"authorization", b"Basic !"),
+    (b"authorization", basic(b"ours:theirs")),
+    (b"authorization", basic(b"ours")),
+    (b"x-api-key", b"theirs"),
+    (b"x-api-key", b""),
+    (b"api-key", b"ours"),
+]
+OURS = [
+    (b"authorization", b"Bearer ours"),
+    (b"authorization", b"bEARER  ours too "),
+    (b"authorization", basic(b"me:ours")),
+    (b"authorization", b"BASIC " + basic(b":ours too")[6:]),
+    (b"x-api-key", b"ours"),
+    (b"x-api-key", b" ours too"),
+]
+
+
+@pytest.mark.parametrize("pair", OURS)
+def test_our_keys_stay(pair: tuple[bytes, bytes]) -> None:
+    """A key of ours goes to no server, however it came."""
+    assert forwarded(Forwarding(own_keys=KEYS), pair) == [(b"host", b"localhost")]
+    assert forwarded(Forwarding(), pair)[1:] == [(pair[0], pair[1])]
+
+
+@pytest.mark.parametrize("pair", OTHERS)
+def test_other_credentials_pass(pair: tuple[bytes, bytes]) -> None:
+    """What is no key of ours is for the server."""
+    assert forwarded(Forwarding(own_keys=KEYS), pair)[1:] == [pair]
+
+
+@pytest.mark.parametrize("pair", [*OURS, *OTHERS[:-1]])
+def test_key_of_a_peer(pair: tuple[bytes, bytes]) -> None:
+    """A peer with a key gets that one, whatever the client has sent."""
+    seen = forwarded(Forwarding(api_key=b"peer's", own_keys=KEYS), pair)
+
+    assert seen[1:] == [(b"authorization", b"Bearer peer's"), (b"x-api-key", b"peer's")]
+
+
+# What comes back.
 
 
 @pytest.mark.parametrize("name", HOP_BY_HOP)
@@ -107,6 +237,14 @@ def test_streams_are_not_to_be_buffered(content_type: bytes, is_stream: bool) ->
 
     assert is_event_stream(headers) == is_stream
     assert ((b"x-accel-buffering", b"no") in answer) == is_stream
+
+
+def test_streams_say_so_once() -> None:
+    """A server that says it itself, or the contrary, is not repeated."""
+    headers = [(b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"yes")]
+
+    assert response_headers(200, headers, is_stream=True) == [headers[0], (b"x-accel-buffering", b"no")]
+    assert response_headers(200, headers, is_stream=False) == headers
 
 
 def test_first_header_of_a_name() -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
@@ -18,7 +19,10 @@ import pytest
 from supervisor.config.values import Config
 from supervisor.fleet.names import Names
 from supervisor.proxy.client import Client
+from supervisor.proxy.peers import Peers
 from supervisor.proxy.relay import LARGE_BODY, Proxy
+from supervisor.record.bus import Bus
+from supervisor.record.inflight import InFlight
 from tests.conftest import DEADLINE, ROOT, eventually, running_service
 from tests.proxy.conftest import Child, fake_cmd, http_to, post, raw_request, read_answer, rss
 
@@ -196,7 +200,9 @@ def test_looking_for_a_name_is_cheap() -> None:
     target = (ROUTE, ROUTE.encode(), b"")
     headers = [(b"content-type", b"multipart/form-data; boundary=B"), (b"content-length", b"%d" % (2 * size))]
     client = Counted(nothing, "POST", target, headers, version="1.1", address=None, ended=lambda: None)
-    proxy = Proxy(nothing, Names(Config(Path("/"))))
+    config = Config(Path("/"))
+    pool: Any = SimpleNamespace(config=config)
+    proxy = Proxy(pool, Names(config), peers=Peers(config), in_flight=InFlight(Bus()))
     client.feed(b'--B\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n')
     while client.body_size < size:
         client.feed(b"x" * 65536)

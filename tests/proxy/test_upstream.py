@@ -12,14 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor.config.values import Timeouts
 from supervisor.errors import UpstreamUnreachable
 from supervisor.llama.endpoint import TcpEndpoint, UnixEndpoint
-from supervisor.proxy.upstream import IDLE_SECONDS, Connection, Headers, Upstream
+from supervisor.proxy.upstream import IDLE_SECONDS, Connection, Upstream
 from tests.proxy.conftest import scripted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from supervisor.proxy.heads import Headers
 
 pytestmark = pytest.mark.anyio
 
@@ -458,6 +461,91 @@ async def test_idle_too_long() -> None:
 
         assert await acquired(upstream) is not connection
         await until(lambda: connection.is_closed)
+
+
+async def test_unused_connections_close() -> None:
+    """A connection that nobody uses again is closed at the limit, also while another one is in use."""
+    async with child(*[OK] * 20) as like:
+        upstream = Upstream(like.endpoint, timeouts=Timeouts(idle_connection=0.05))
+        unused, used = await acquired(upstream), await acquired(upstream)
+        for connection in (unused, used):
+            await whole(connection)
+            upstream.release(connection)
+        assert upstream.take_idle() is used
+        await until(lambda: unused.is_closed)
+        assert not used.is_closed
+        assert "[1 busy, 0 idle]" in repr(upstream)
+        assert (await whole(used))[2] == b"ok"
+        upstream.release(used)
+        await until(lambda: used.is_closed)
+
+        assert "[0 busy, 0 idle]" in repr(upstream)
+        assert upstream._sweep is None
+
+
+async def test_unlimited_idleness() -> None:
+    """Without a limit connections are kept for as long as the server keeps them."""
+    async with child(OK, OK) as like:
+        upstream = Upstream(like.endpoint, timeouts=Timeouts(idle_connection=None))
+        connection = await acquired(upstream)
+        await whole(connection)
+        upstream.release(connection)
+        connection.used_at -= 1e6
+
+        assert upstream._sweep is None
+        assert upstream.take_idle() is connection
+        upstream.release(connection)
+        upstream.close()
+        await until(lambda: connection.is_closed)
+
+
+async def test_closing_stops_the_clock() -> None:
+    """An upstream that is closed leaves no timer behind, and opens nothing more."""
+    async with child(OK) as upstream:
+        connection = await acquired(upstream)
+        await whole(connection)
+        upstream.release(connection)
+        timer = upstream._sweep
+        upstream.close()
+
+        assert timer is not None
+        assert timer.cancelled()
+        with pytest.raises(UpstreamUnreachable, match="is being stopped"):
+            await upstream.connect()
+
+
+async def test_closing_while_connecting() -> None:
+    """A connection that comes when its upstream is closed already is closed too."""
+    closed = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        closed.set()
+
+    async with scripted(script) as endpoint:
+        upstream = Upstream(endpoint)
+        connecting = asyncio.create_task(upstream.connect())
+        await asyncio.sleep(0)
+        upstream.close()
+        with pytest.raises(UpstreamUnreachable, match="is being stopped"):
+            await connecting
+
+        await closed.wait()
+        assert "[0 busy, 0 idle]" in repr(upstream)
+
+
+async def test_reachable() -> None:
+    """It is known of the last attempt whether it came through, and of nothing before the first."""
+    async with child(OK) as upstream:
+        assert upstream.is_reachable is None
+        await upstream.connect()
+        assert upstream.is_reachable is True
+    with contextlib.suppress(UpstreamUnreachable):
+        gone = Upstream(upstream.endpoint)
+        await gone.connect()
+
+    assert gone.is_reachable is False
 
 
 @pytest.mark.parametrize(

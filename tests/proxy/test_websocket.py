@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """A service with one model whose child speaks websockets."""
-    config = f'[models."a/ws"]\ncmd = {fake_cmd("--websockets")}'
+    config = f'[models."a/ws"]\ncmd = {fake_cmd("--websockets")}\n[models.broken]\ncmd = "false ${{PORT}}"'
     with running_service(tmp_path_factory.mktemp("websocket") / "service", config) as running:
         yield running
 
@@ -85,20 +86,54 @@ def test_client_leaves(service: RunningService) -> None:
         assert "Traceback" not in http.get("/logs/proxy").text
 
 
-@pytest.mark.parametrize("path", ["/upstream/unknown/echo", "/v1/realtime", "/"])
-def test_refused(service: RunningService, path: str) -> None:
-    """A socket to an unknown model or place is refused before it opens."""
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [("/upstream/unknown/echo", "model_not_found"), ("/v1/realtime", "not_found"), ("/", "not_found")],
+)
+def test_refused(service: RunningService, path: str, code: str) -> None:
+    """A socket to an unknown model or place is refused as any other request is."""
     with pytest.raises(InvalidStatus) as caught:
         socket_to(service, path)
+    response = caught.value.response
+
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/json"
+    assert json.loads(response.body or b"")["error"]["code"] == code
+
+
+def test_refused_as_text(service: RunningService) -> None:
+    """Who prefers text gets the reason as text."""
+    with pytest.raises(InvalidStatus) as caught:
+        socket_to(service, "/upstream/unknown/echo", additional_headers={"accept": "text/plain"})
+
+    assert b"unknown" in (caught.value.response.body or b"")
+    assert caught.value.response.headers["content-type"].startswith("text/plain")
+
+
+def test_far_away(service: RunningService) -> None:
+    """Who may not manage may not talk to a child by its address."""
+    with pytest.raises(InvalidStatus) as caught:
+        socket_to(service, "/upstream/a/ws/echo", additional_headers={"x-forwarded-for": "203.0.113.1"})
 
     assert caught.value.response.status_code == 403
 
 
+def test_model_fails(service: RunningService) -> None:
+    """A socket to a model that cannot start is refused with the reason."""
+    with pytest.raises(InvalidStatus) as caught:
+        socket_to(service, "/upstream/broken/echo")
+    error = json.loads(caught.value.response.body or b"")["error"]
+
+    assert caught.value.response.status_code in {500, 503}
+    assert error["failure"]["model"] == "broken"
+
+
 def test_child_refuses(service: RunningService) -> None:
-    """A place that a child has no websocket at is refused, and nothing is left of the attempt."""
-    with pytest.raises(InvalidStatus):
+    """A place that a child has no websocket at is answered as the child does, and nothing is left of the attempt."""
+    with pytest.raises(InvalidStatus) as caught:
         socket_to(service, "/upstream/a/ws/health")
 
+    assert caught.value.response.status_code == 200
     eventually(lambda: Child(service, "a/ws").requests() == 0)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor.config.values import Console
 from supervisor.runtime.logs import LINE_LIMIT, LINE_OVERHEAD, LineSplitter, LogRing, Logs, clean
 
 pytestmark = pytest.mark.anyio
@@ -48,55 +48,116 @@ def test_one_line_larger_than_the_ring_is_kept() -> None:
     assert texts(ring) == ["a long last word"]
 
 
-async def test_a_follower_gets_history_and_then_news() -> None:
-    """Following shows what was there, then what comes, until the ring is closed."""
+def test_a_reader_takes_what_is_new() -> None:
+    """A reader gets what there is, then what has come since it looked last, and is woken by each line and the end."""
     ring = LogRing(1000)
     ring.append("before")
-    seen: list[str] = []
+    woken: list[str] = []
 
-    async def follow() -> None:
-        async for lines in ring.follow():
-            seen.extend(line.text for line in lines)
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(follow)
-        await anyio.wait_all_tasks_blocked()
-        ring.append("after")
-        await anyio.wait_all_tasks_blocked()
+    with ring.reader(lambda: woken.append("woken")) as reader:
+        assert reader.take() == "before\n"
+        assert reader.take() == ""
+        ring.append("one")
+        ring.append("two")
+        assert woken == ["woken"] * 2
+        assert reader.take() == "one\ntwo\n"
         ring.close()
-
-    assert seen == ["before", "after"]
-
-
-async def test_a_follower_without_history_gets_news_only() -> None:
-    """Who does not want history is spared it."""
-    ring = LogRing(1000)
-    ring.append("before")
-    follower = ring.follow(history=False)
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(lambda: _append_when_blocked(ring))
-        lines = await anext(follower)
-
-    assert [line.text for line in lines] == ["after"]
-
-
-async def _append_when_blocked(ring: LogRing) -> None:
-    await anyio.wait_all_tasks_blocked()
+        assert woken == ["woken"] * 3
     ring.append("after")
 
+    assert len(woken) == 3
 
-async def test_a_slow_follower_misses_lines_and_blocks_nobody() -> None:
-    """A reader that is too slow sees a gap; the child's output never waits for it."""
-    ring = LogRing(2 * (8 + LINE_OVERHEAD))
-    follower = ring.follow()
-    ring.append("first")
-    assert [line.text for line in await anext(follower)] == ["first"]
 
-    for number in range(50):
-        ring.append(f"line {number:03}")
+def test_a_reader_without_history() -> None:
+    """Who does not want what there is gets what comes."""
+    ring = LogRing(1000)
+    ring.append("before")
 
-    assert [line.text for line in await anext(follower)] == ["line 048", "line 049"]
+    with ring.reader(lambda: None, history=False) as reader:
+        assert reader.take() == ""
+        ring.append("after")
+        assert reader.take() == "after\n"
+
+
+@pytest.mark.parametrize("is_empty", [True, False])
+@pytest.mark.parametrize("history", [True, False])
+def test_a_slow_reader_is_told_what_it_missed(*, is_empty: bool, history: bool) -> None:
+    """Where lines are missing, it says how many bytes that were; what had gone before it came is not missed."""
+    ring = LogRing(2 * (9 + LINE_OVERHEAD))
+    for number in range(0 if is_empty else 5):
+        ring.append(f"line {number:04}")
+
+    with ring.reader(lambda: None, history=history) as reader:
+        if not is_empty and history:
+            assert reader.take() == "line 0003\nline 0004\n"
+        for number in range(10):
+            ring.append(f"lünè {number:04}")
+        assert reader.take() == f"\n— {8 * 12} bytes dropped —\nlünè 0008\nlünè 0009\n"
+        assert reader.take() == ""
+
+
+@given(st.lists(st.one_of(st.none(), st.text(max_size=20)), max_size=60))
+def test_nothing_is_lost_unseen(steps: list[str | None]) -> None:
+    """What a reader takes, and the bytes it is told to have missed, are all that was printed."""
+    ring = LogRing(3 * LINE_OVERHEAD)
+    printed = missed = 0
+    taken = ""
+    with ring.reader(lambda: None) as reader:
+        for step in [*steps, None]:
+            if step is not None:
+                line = step.replace("\n", "")
+                ring.append(line)
+                printed += len(f"{line}\n".encode(errors="replace"))
+                continue
+            text = reader.take()
+            if text.startswith("\n— "):
+                marker, _, text = text.partition(" bytes dropped —\n")
+                missed += int(marker[3:])
+            taken += text
+
+    assert missed + len(taken.encode(errors="replace")) == printed
+
+
+@pytest.mark.parametrize(
+    ("console", "shown"),
+    [
+        (Console.PROXY, ["ours 1", "ours 2"]),
+        (Console.UPSTREAM, ["theirs"]),
+        (Console.BOTH, ["ours 1", "theirs", "ours 2"]),
+        (Console.NONE, []),
+    ],
+)
+def test_what_is_shown(console: Console, shown: list[str]) -> None:
+    """What goes to our own output is our log, the children's, both in their order, or nothing."""
+    logs = Logs(1000, console)
+    logs.proxy.append("ours 1")
+    logs.writer("qwen", 3)("stderr", "theirs")
+    logs.proxy.append("ours 2")
+
+    assert texts(logs.shown) == shown
+    assert texts(logs.proxy) == ["ours 1", "ours 2"]
+    assert texts(logs.upstream) == ["theirs"]
+
+
+@pytest.mark.parametrize("console", Console)
+def test_the_end_of_all_logs(console: Console) -> None:
+    """When the service ends, whoever follows any log is woken."""
+    logs = Logs(1000, console)
+
+    logs.close()
+
+    assert all(ring.is_closed for ring in (logs.proxy, logs.upstream, logs.shown))
+
+
+def test_sinks_get_every_line() -> None:
+    """Who is given lines as they come gets each, whatever the ring keeps."""
+    ring, seen = LogRing(1), []
+    ring.sinks.append(lambda line: seen.append(line.text))
+
+    for number in range(3):
+        ring.append(str(number))
+
+    assert seen == ["0", "1", "2"]
 
 
 def test_a_writer_feeds_the_models_ring_and_the_common_one() -> None:

@@ -56,7 +56,7 @@ class ScriptedLauncher:
         finally:
             self.ended.append(name)
 
-    def expect(self, model: Model | None) -> None:
+    def expect(self, model: Model | None, staying: Sequence[int] = ()) -> None:
         self.expected = model.id if model else None
 
     def fingerprint(self, model: Model) -> tuple[object, ...]:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from supervisor.config.values import Model
 from supervisor.llama.command import Surroundings
 from supervisor.llama.preflight import Inspector
-from supervisor.runtime.prefetch import PIECE, Prefetch
+from supervisor.runtime import warming
+from supervisor.runtime.prefetch import PIECE, RESERVE, Prefetch
 from supervisor.runtime.warming import Warmer
 from tests.conftest import DEADLINE, eventually
 
@@ -258,3 +259,30 @@ def test_files_that_are_not_there_harm_nobody(tmp_path: Path, options: dict[str,
 
 def inspector(base: Path) -> Inspector:
     return Inspector(Surroundings(base, base, {}, base), cache_dir=None)
+
+
+def test_what_stays_is_not_pushed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory of children that stay is kept out of what may be warmed, for what they map counts as available."""
+    reserves: list[int] = []
+
+    class Noted:
+        def __init__(self, paths: object, *, reserve: int) -> None:
+            reserves.append(reserve)
+
+        def start(self) -> None:
+            pass
+
+        def stop(self) -> None:
+            pass
+
+    class Weightless:
+        def weights(self, model: Model) -> tuple[Path, ...]:
+            return ()
+
+    monkeypatch.setattr(warming, "Prefetch", Noted)
+    monkeypatch.setattr(warming, "resident_bytes", {1: 1000, 2: 500}.get)
+    warmer = Warmer(Weightless())  # type: ignore[arg-type]
+    warmer.expect(Model("a"), [1, 2, 3])
+    warmer.claim(Model("b"), [2])
+
+    assert reserves == [RESERVE + 1500, RESERVE + 500]

@@ -87,7 +87,10 @@ def unload_timeout(file: Mapping[str, object]) -> float:
 
 
 def _path(endpoint: str) -> str:
-    return endpoint if endpoint == "none" or endpoint.startswith("/") else f"/{endpoint}"
+    """Empty for `none`: here that means that nobody asks, while ours waits for a connection."""
+    if endpoint == "none":
+        return ""
+    return endpoint if endpoint.startswith("/") else f"/{endpoint}"
 
 
 def _ttl(fields: Fields, file: Mapping[str, object]) -> float | None:

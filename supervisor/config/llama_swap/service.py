@@ -28,7 +28,7 @@ _FIELDS = {
 
 def server(root: Place, file: Mapping[str, object], names: Mapping[str, str]) -> Server:
     """The service; `names` tells which models the names to preload lead to."""
-    fields = {field: file[key] for key, field in _FIELDS.items() if key in file}
+    fields = {"log_time_format": "", **{field: file[key] for key, field in _FIELDS.items() if key in file}}
     performance = _table(file, "performance")
     ignore_paths = _table(file, "upstream").get("ignorePaths")
     if ignore_paths:

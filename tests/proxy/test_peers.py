@@ -1,0 +1,152 @@
+"""Peers of a config, as they see us and as we know them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from supervisor.config.values import Config, Filters, Peer, Server, Timeouts
+from supervisor.fleet.names import Target
+from supervisor.proxy.answer import Answer
+from supervisor.proxy.client import Client
+from supervisor.proxy.dialects import Dialect
+from supervisor.proxy.exchange import Call, Exchange
+from supervisor.proxy.peers import Peers
+from tests.conftest import DEADLINE
+from tests.proxy.conftest import Wire
+from tests.proxy.tls import server_context
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.anyio
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+SENT = [
+    (b"host", b"supervisor:8080"),
+    (b"x-forwarded-for", b"10.0.0.1"),
+    (b"authorization", b"Bearer ours"),
+    (b"x-api-key", b"theirs"),
+    (b"accept", b"*/*"),
+]
+
+
+@contextlib.asynccontextmanager
+async def box(context: ssl.SSLContext | None = None) -> AsyncIterator[tuple[int, list[list[bytes]]]]:
+    """Another service: its port, and the heads it has seen."""
+    seen: list[list[bytes]] = []
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                seen.append(head.removesuffix(b"\r\n\r\n").split(b"\r\n"))
+                writer.write(OK)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        with anyio.fail_after(DEADLINE):
+            yield server.sockets[0].getsockname()[1], seen
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+
+
+def peers_of(**peers: Peer) -> Peers:
+    return Peers(Config(Path("/"), Server(api_keys=("ours",)), peers=peers))
+
+
+async def ask(peers: Peers, name: str) -> bytes:
+    """A request to a peer; what its client got."""
+    wire, ended = Wire(), asyncio.Event()
+    transport: Any = wire
+    address = ("10.9.9.9", 1)
+    client = Client(transport, "GET", ("/v1", b"/v1", b""), SENT, version="1.1", address=address, ended=ended.set)
+    client.is_whole = True
+    call = Call(b"GET", b"/v1/models", SENT, b"", Target("m", "m", Filters()))
+    Exchange(call, Answer(client, Dialect.OPENAI), peers.backend(name)).start()
+    await ended.wait()
+    return wire.written
+
+
+async def test_what_a_peer_sees() -> None:
+    """A peer sees its own host, the client's credentials unless they are ours, and not whom we serve."""
+    async with box() as (port, seen):
+        peers = peers_of(far=Peer(f"http://127.0.0.1:{port}", ("m",)))
+        answer = await ask(peers, "far")
+        peers.close()
+
+    assert answer == OK
+    host = b"host: 127.0.0.1:%d" % port
+    assert seen == [[b"GET /v1/models HTTP/1.1", host, b"x-api-key: theirs", b"accept: */*"]]
+
+
+async def test_key_and_base_path() -> None:
+    """A peer with a key and a path gets both."""
+    async with box() as (port, seen):
+        peers = peers_of(far=Peer(f"http://127.0.0.1:{port}/llm/", ("m",), api_key="secret"))
+        await ask(peers, "far")
+        peers.close()
+
+    key = [b"authorization: Bearer secret", b"x-api-key: secret"]
+    assert seen == [[b"GET /llm/v1/models HTTP/1.1", b"host: 127.0.0.1:%d" % port, b"accept: */*", *key]]
+
+
+async def test_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer behind TLS is asked over one connection, again and again."""
+    context, certificate = server_context(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with box(context) as (port, seen):
+        peers = peers_of(far=Peer(f"https://localhost:{port}", ("m",)))
+        answers = [await ask(peers, "far") for _ in range(3)]
+
+        assert answers == [OK] * 3
+        assert seen[0][1] == b"host: localhost:%d" % port
+        assert "[0 busy, 1 idle]" in repr(peers)
+        peers.close()
+
+
+async def test_untrusted(tmp_path: Path) -> None:
+    """A peer that cannot prove who it is gets no request, and the client learns why."""
+    context, _ = server_context(tmp_path)
+    async with box(context) as (port, seen):
+        peers = peers_of(far=Peer(f"https://localhost:{port}", ("m",)))
+        answer = await ask(peers, "far")
+
+    assert answer.startswith(b"HTTP/1.1 502 ")
+    assert b"the peer `far` cannot be reached: its TLS certificate is not trusted" in answer
+    assert seen == []
+    assert peers.reachable("far") is False
+
+
+async def test_reachable() -> None:
+    """Of each peer it is known whether the last request came through, of an unasked one nothing."""
+    async with box() as (port, _):
+        peer = Peer(f"http://127.0.0.1:{port}", ("m",), timeouts=Timeouts(connect=5))
+        peers = peers_of(near=peer, far=Peer("http://nobody.invalid", ("m",)), unasked=peer)
+        await ask(peers, "near")
+        answer = await ask(peers, "far")
+
+        assert [peers.reachable(name) for name in ("near", "far", "unasked")] == [True, False, None]
+        assert b"the peer `far` cannot be reached: its name leads to no address" in answer
+        assert "unasked" not in repr(peers), "nothing is made for it"
+    peers.close()
+    assert b"shutting_down" in await ask(peers, "near")
+
+
+async def test_one_backend_for_each() -> None:
+    """All requests to a peer share its connections."""
+    peers = peers_of(a=Peer("http://127.0.0.1:1", ("m",)), b=Peer("http://127.0.0.1:1", ("m",)))
+
+    assert peers.backend("a") is peers.backend("a")
+    assert peers.backend("a").upstream is not peers.backend("b").upstream

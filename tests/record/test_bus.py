@@ -1,0 +1,102 @@
+"""The event bus."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from supervisor.record.bus import Bus, Event
+
+pytestmark = pytest.mark.anyio
+
+
+def test_nobody_listens() -> None:
+    """What nobody hears is gone; who publishes may ask first."""
+    bus = Bus()
+    bus.publish("kind", 1)
+
+    with bus.subscribe() as subscription:
+        assert bus.is_heard
+        assert subscription.take() == []
+    assert not bus.is_heard
+
+
+def test_everybody_hears() -> None:
+    """Every subscriber gets every event, in order, once."""
+    bus = Bus()
+
+    with bus.subscribe() as one, bus.subscribe() as other:
+        bus.publish("a", 1)
+        bus.publish("b")
+        assert one.take() == [Event("a", 1), Event("b")]
+        bus.publish("a", 1)
+        assert one.take() == [Event("a", 1)]
+        assert other.take() == [Event("a", 1), Event("b"), Event("a", 1)]
+
+
+def test_the_latest_counts() -> None:
+    """Of events with the same kind and key, only the last waits, in the place of the first."""
+    bus = Bus()
+
+    with bus.subscribe() as subscription:
+        bus.publish("state", "old", key="x")
+        bus.publish("other", 0, key="x")
+        bus.publish("state", "new", key="x")
+
+        assert subscription.take() == [Event("state", "new"), Event("other", 0)]
+
+
+def test_too_slow() -> None:
+    """Who is too slow is told to look afresh, once, and then hears what happens after that; others miss nothing."""
+    bus = Bus(limit=3)
+
+    with bus.subscribe() as slow, bus.subscribe() as quick:
+        heard = []
+        for number in range(10):
+            bus.publish("n", number)
+            heard += quick.take() or []
+        assert [event.data for event in heard] == list(range(10))
+        assert "behind" in repr(slow)
+        assert slow.take() is None
+        bus.publish("n", 10)
+        assert slow.take() == [Event("n", 10)]
+
+
+def test_a_key_takes_no_more_room() -> None:
+    """A subscriber whose queue is full still gets a new state in the place of the old one."""
+    bus = Bus(limit=1)
+
+    with bus.subscribe() as subscription:
+        for number in range(5):
+            bus.publish("state", number, key="x")
+
+        assert subscription.take() == [Event("state", 4)]
+
+
+async def test_waiting() -> None:
+    """A subscriber waits for events, for a word from elsewhere, and for the end; not for ever."""
+    bus = Bus()
+    with bus.subscribe() as subscription:
+        assert not await subscription.wait(0.001)
+        for news in (lambda: bus.publish("a"), subscription.wake, bus.close):
+            subscription.take()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_when_blocked, news)
+                assert await subscription.wait(30)
+
+        assert subscription.is_closed
+
+
+async def _when_blocked(news: object) -> None:
+    await anyio.wait_all_tasks_blocked()
+    news()  # type: ignore[operator]
+
+
+def test_after_the_end() -> None:
+    """Who comes after the end hears of it at once."""
+    bus = Bus()
+    bus.close()
+
+    with bus.subscribe() as subscription:
+        assert subscription.is_closed
+    assert repr(bus) == "<Bus [closed]>"
