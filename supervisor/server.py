@@ -51,7 +51,7 @@ logger = logging.getLogger("supervisor.server")
 
 SWEEP_SECONDS = 1.0
 """Between two looks at idle connections."""
-FIRST_LOOK_SECONDS = 1.0
+FIRST_LOOK_SECONDS = 0.5
 LONGEST_SOCKET_PATH = 100
 """Bytes; sockaddr_un has room for 107, and the file's name comes on top of the directory's."""
 
