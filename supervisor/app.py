@@ -26,7 +26,7 @@ from supervisor.errors import (
 from supervisor.proxy.asgi import AsgiCall
 from supervisor.proxy.dialects import Dialect, error_response
 from supervisor.proxy.heads import header
-from supervisor.proxy.relay import LARGE_BODY, Proxy, answer_to
+from supervisor.proxy.relay import Proxy, answer_to
 from supervisor.proxy.routes import COMFYUI, ROUTES, UPSTREAM
 from supervisor.proxy.websocket import Upgrade, WebSocketProxy, refuse
 from supervisor.record.access_log import access_log
@@ -86,7 +86,7 @@ class App:
         """Refuse what has become too much, and pass large uploads on."""
         if client.body_size > self._max_body:
             self.refuse(client, _too_large(client.body_size, self._max_body))
-        elif client.body_size >= LARGE_BODY and _is_data_plane(client.path) and client.method != "OPTIONS":
+        elif _is_data_plane(client.path) and client.method != "OPTIONS":
             self._guarded(self._early, client)
 
     def whole(self, client: Client) -> None:
