@@ -18,6 +18,7 @@ from supervisor import __version__
 from supervisor.config.loader import YAML
 from supervisor.config.problems import ConfigInvalid
 from supervisor.config.secrets import Redactor, redacted_toml, redacted_yaml
+from supervisor.service_client import service_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ def bundle(
 ) -> str:
     """The whole report; of a config that cannot be used, why not."""
     keys = () if isinstance(config, ConfigInvalid) else config.server.api_keys
-    service = _client(url, keys)
+    service = service_client(url, key=next(iter(keys), None), timeout=TIMEOUT)
     status = _asked(service, "/status")
     parts = [
         "# llama-supervise doctor\n",
@@ -104,13 +105,6 @@ def _problems(inspections: Mapping[str, Inspection]) -> Iterator[str]:
             yield f"{name}: {problem.cause}: {problem.message}; hint: {problem.hint}"
         for warning in found.warnings:
             yield f"{name}: warning: {warning.message}; hint: {warning.hint}"
-
-
-def _client(url: str, keys: Sequence[str]) -> httpx.Client:
-    """How we ask the service. On this machine its certificate, made for other names, need not be looked at."""
-    headers = {"authorization": f"Bearer {keys[0]}"} if keys else {}
-    is_here = httpx.URL(url).host in {"127.0.0.1", "::1", "localhost"}
-    return httpx.Client(base_url=url, headers=headers, verify=not is_here, timeout=TIMEOUT, trust_env=False)
 
 
 def _asked(service: httpx.Client, path: str) -> dict[str, Any] | None:

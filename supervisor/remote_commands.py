@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
-import ssl
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -15,13 +12,13 @@ import msgspec.json
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from supervisor import console
+from supervisor.service_client import keeps_secret, service_client
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 POLL_SECONDS = 0.2
 TIMEOUT = 30.0
-HERE = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Remote:
@@ -40,16 +37,7 @@ class Remote:
         self._http.close()
 
     def _client(self, *, timeout: float | None) -> httpx.Client:
-        """How we ask it. On this machine its certificate, made for other names, need not be looked at."""
-        url = httpx.URL(self._url)
-        needs_proof = self._url.startswith("https://") and url.host not in HERE
-        return httpx.Client(
-            base_url=url,
-            headers={"authorization": f"Bearer {self._key}"} if self._key and keeps_secret(self._url) else {},
-            verify=ssl.create_default_context() if needs_proof else False,
-            timeout=timeout,
-            trust_env=False,
-        )
+        return service_client(self._url, key=self._key, timeout=timeout)
 
     def ps(self) -> int:
         """What every model does right now."""
@@ -213,22 +201,6 @@ class Remote:
             hint = "trust its certificate with `SSL_CERT_FILE`; if it is on this machine, ask 127.0.0.1"
         console.complain(f"no service answers at {self._url} ({exc})", hint)
         return 1
-
-
-def keeps_secret(url: str) -> bool:
-    """Whether nobody on the way can read what is sent there: it stays on this machine, or HTTPS hides it."""
-    host = httpx.URL(url).host
-    return url.startswith("https://") or host in HERE or _is_of_this_machine(host)
-
-
-def _is_of_this_machine(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-        with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((host, 0))  # only our own addresses can be bound to
-    except (ValueError, OSError):
-        return False
-    return True
 
 
 def _print_json(value: object) -> None:

@@ -18,6 +18,7 @@ LEVELS = (
     {"proxy", "api"},
     {"app"},
     {"server"},
+    {"service_client"},
     {"console", "doctor"},
     {"local_commands", "remote_commands"},
     {"cli"},
@@ -61,7 +62,7 @@ DOORS = {
     "websockets": ("proxy/websocket",),
     "starlette": ("proxy/", "api/", "app"),
     "uvicorn": ("server", "proxy/front"),
-    "httpx": ("runtime/health", "remote_commands", "doctor"),
+    "httpx": ("runtime/health", "service_client", "remote_commands", "doctor"),
     "rich": ("console", "remote_commands"),
 }
 STANDARD_DOORS = {"tomllib"}

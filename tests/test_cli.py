@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from supervisor.cli import _with_command
-from supervisor.remote_commands import keeps_secret
+from supervisor.service_client import keeps_secret, service_client
 from tests.conftest import RunningService, alive, eventually, running_service
 
 if TYPE_CHECKING:
@@ -235,3 +235,10 @@ def test_a_given_address_needs_no_config(service: RunningService, tmp_path: Path
 def test_keys_are_only_sent_where_nobody_listens(url: str, does: bool) -> None:
     """To this machine, or through HTTPS."""
     assert keeps_secret(url) is does
+
+
+@pytest.mark.parametrize(("url", "is_sent"), [("http://127.0.0.1:1", True), ("http://192.0.2.1:1", False)])
+def test_a_key_is_not_sent_in_plain_text_over_a_network(url: str, is_sent: bool) -> None:
+    """Whichever command asks: they all use this client."""
+    with service_client(url, key="k", timeout=1) as client:
+        assert (client.headers.get("authorization") == "Bearer k") is is_sent
