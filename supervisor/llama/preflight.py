@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from supervisor.config.problems import nearest
-from supervisor.config.schema import MODEL
 from supervisor.llama import trial
-from supervisor.llama.arguments import argument_problems, file_options, in_a_command, options_of, read_arguments
+from supervisor.llama.arguments import file_options, in_a_command, options_of, read_arguments
 from supervisor.llama.binary import (
     NAME,
     BinaryNotFound,
@@ -25,7 +23,6 @@ from supervisor.llama.binary import (
 )
 from supervisor.llama.command import (
     PATHS,
-    SECRETS,
     Surroundings,
     child_environment,
     llama_command,
@@ -33,27 +30,32 @@ from supervisor.llama.command import (
     raw_command,
     resolved,
 )
-from supervisor.llama.diagnosis import Diagnosis, first_known, found
+from supervisor.llama.diagnosis import Diagnosis, found
 from supervisor.llama.downloads import download_warnings
 from supervisor.llama.endpoint import UnixEndpoint
-from supervisor.llama.files import ROLES, Files, paths_of
-from supervisor.llama.flags import check_options
+from supervisor.llama.files import Files, paths_of
 from supervisor.llama.help_cache import HelpFailed, catalogue_of
+from supervisor.llama.judgement import (
+    binary_problem,
+    draft_warnings,
+    flag_problems,
+    from_home,
+    is_worth_a_trial,
+    trial_words,
+    wants_gpu,
+    words_problems,
+)
 from supervisor.llama.warnings import ModelWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from supervisor.config.values import Model, Option
-    from supervisor.llama.arguments import Argument
     from supervisor.llama.gguf import Header
     from supervisor.llama.help_text import Catalogue
 
 LONGEST_SOCKET_PATH = 107
 """Bytes; what sockaddr_un holds (unix(7)), without the final zero."""
-
-BOUNDED = frozenset({"parallel", "np", "main-gpu", "mg"})
-"""Options whose number llama-server itself checks while it reads its arguments."""
 
 Fingerprint = tuple[object, ...]
 """What a model's start depends on outside its config: the identities of its files."""
@@ -93,9 +95,9 @@ class Inspector:
             check_executable(binary)
             catalogue = await self._catalogue(binary, model)
         except (BinaryNotFound, NotExecutable, HelpFailed) as exc:
-            return Inspection(problems=(_binary_problem(exc),))
+            return Inspection(problems=(binary_problem(exc),))
         options = model_options(model, self.around)
-        problems = [*_flag_problems(catalogue, options), *self._socket_problems(model)]
+        problems = [*flag_problems(catalogue, options), *self._socket_problems(model)]
         seen = await self._looked(model, binary, catalogue, options)
         return replace(seen, problems=(*problems, *seen.problems))
 
@@ -110,13 +112,13 @@ class Inspector:
         try:
             catalogue = await self._catalogue(binary, model)
         except HelpFailed as exc:
-            return replace(asked, problems=(_binary_problem(exc),))
+            return replace(asked, problems=(binary_problem(exc),))
         assert catalogue is not None
         arguments = read_arguments(catalogue, model.cmd[1:])
-        problems, misread = _argument_problems(catalogue, arguments)
+        problems, misread = words_problems(catalogue, arguments)
         seen = await self._looked(model, binary, catalogue, options_of(arguments, self.around))
         # Without a model it is a router, or its environment names one.
-        broken = [_from_home(each, self.around) for each in seen.problems if each.cause != "no_model_given"]
+        broken = [from_home(each, self.around) for each in seen.problems if each.cause != "no_model_given"]
         warnings = [replace(each, hint=in_a_command(catalogue, each.hint)) for each in seen.warnings]
         return replace(seen, problems=(*problems, *broken), warnings=(*asked.warnings, *misread, *warnings))
 
@@ -148,10 +150,10 @@ class Inspector:
         # Without what makes each model another one, so that a thousand models of one kind are one trial.
         if model.cmd:
             arguments = read_arguments(seen.catalogue, model.cmd[1:])
-            stand_in = replace(model, cmd=(model.cmd[0], *_trial_words(arguments)))
+            stand_in = replace(model, cmd=(model.cmd[0], *trial_words(arguments)))
             command = raw_command(stand_in, self.around, port=0, program=seen.binary)
         else:
-            options = {key: value for key, value in model.options.items() if _is_worth_a_trial(key, value)}
+            options = {key: value for key, value in model.options.items() if is_worth_a_trial(key, value)}
             stand_in = replace(model, id="trial", options=options)
             command = llama_command(
                 stand_in, self.around, binary=seen.binary, catalogue=seen.catalogue, endpoint=self._endpoint()
@@ -207,7 +209,7 @@ class Inspector:
         try:
             check_executable(path)
         except NotExecutable as exc:
-            return _binary_problem(exc)
+            return binary_problem(exc)
         return None
 
     def _endpoint(self) -> UnixEndpoint:
@@ -228,10 +230,10 @@ class Inspector:
     ) -> list[ModelWarning]:
         environ = {**self.around.environ, **model.env}
         warnings = [
-            *_draft_warnings(catalogue, options),
+            *draft_warnings(catalogue, options),
             *download_warnings(options, environ, self.around.home),
         ]
-        if catalogue and _wants_gpu(options) and not model.require_gpu and await self._sees_no_gpu(model, binary):
+        if catalogue and wants_gpu(options) and not model.require_gpu and await self._sees_no_gpu(model, binary):
             message = "layers were asked for the GPU, but this llama-server sees none: the model runs on the processor"
             hint = "check driver and build; `require_gpu = true` makes this a failure"
             warnings.append(ModelWarning("no_usable_gpu", message, hint))
@@ -248,80 +250,6 @@ class Inspector:
         """
         env = {**child_environment(self.around), **model.env}
         return await self._trials.devices(binary, env, none_for=none_for)
-
-
-def _flag_problems(catalogue: Catalogue | None, options: dict[str, Option]) -> Iterator[Diagnosis]:
-    if catalogue is None:
-        return
-    known = {key: value for key, value in options.items() if key not in SECRETS}
-    for problem in check_options(catalogue, known):
-        flag = catalogue.find(problem.key)
-        if flag is not None and flag.removed:
-            yield found("removed_flag", message=problem.message, hint=problem.hint)
-            continue
-        ours = nearest(problem.key.replace("-", "_"), MODEL) if problem.cause == "unknown_flag" else None
-        hint = f"did you mean our own key `{ours}`?" if ours else problem.hint
-        yield found(problem.cause, message=problem.message, hint=hint, flag=problem.key)
-
-
-def _argument_problems(
-    catalogue: Catalogue, arguments: Sequence[Argument]
-) -> tuple[list[Diagnosis], list[ModelWarning]]:
-    """What this binary would refuse, and what it would take for something else, which has run so far."""
-    problems, warnings = [], []
-    for problem in argument_problems(catalogue, arguments):
-        if problem.is_misread:
-            warnings.append(ModelWarning("value_misread", problem.message, problem.hint))
-        else:
-            problems.append(found(problem.cause, message=problem.message, hint=problem.hint, flag=problem.key))
-    return problems, warnings
-
-
-def _from_home(problem: Diagnosis, around: Surroundings) -> Diagnosis:
-    """A path that begins with `~` is missing for a reason of its own."""
-    if f"`{around.base}/~/" not in problem.message:
-        return problem
-    return replace(problem, hint="no shell runs `cmd`, so `~` is the name of a directory: write the path out")
-
-
-def _trial_words(arguments: Sequence[Argument]) -> Iterator[str]:
-    for each in arguments:
-        if _is_worth_a_trial(each.key, each.option) and each.key not in {"host", "port", *SECRETS}:
-            yield from (each.typed, *each.values)
-
-
-def _draft_warnings(catalogue: Catalogue | None, options: dict[str, Option]) -> Iterator[ModelWarning]:
-    """A draft model without a kind of speculation is loaded and never used, and only a trace log says so."""
-    has_draft = options.keys() & {"spec-draft-model", "model-draft", "md"}
-    if has_draft and "spec-type" not in options and catalogue and catalogue.find("spec-type"):
-        message = "the draft model is loaded but not used unless it is of a kind that llama-server recognises"
-        yield ModelWarning("draft_unused", message, 'set `spec-type = "draft-simple"`')
-
-
-def _is_worth_a_trial(key: str, value: Option) -> bool:
-    """Files have been looked at and names are free; numbers are mostly right, but a few have bounds."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return key not in ROLES and key != "alias" and not (is_number and key not in BOUNDED)
-
-
-def _wants_gpu(options: dict[str, Option]) -> bool:
-    if options.get("device", options.get("dev")) == "none":
-        return False
-    layers = next((options[key] for key in ("n-gpu-layers", "gpu-layers", "ngl") if key in options), 0)
-    return layers == "all" or (isinstance(layers, int) and layers > 0)
-
-
-def _binary_problem(exc: BinaryNotFound | NotExecutable | HelpFailed) -> Diagnosis:
-    match exc:
-        case BinaryNotFound():
-            return found("binary_not_found", message=exc.message, hint=exc.hint, evidence=exc.looked)
-        case NotExecutable():
-            return found(exc.cause, message=exc.message, hint=exc.hint)
-        case HelpFailed():
-            lines = exc.stderr.splitlines()
-            if isinstance(exc.__cause__, OSError):
-                lines.append(f"{exc.binary}: {exc.__cause__.strerror}")
-            return first_known(lines) or found("binary_does_not_run", message=exc.message, evidence=lines[-5:])
 
 
 def _identity(path: Path) -> tuple[int, int]:
