@@ -18,6 +18,7 @@ from supervisor.fleet.planner import decide, next_deadline
 from supervisor.fleet.values import (
     Action,
     BecameReady,
+    Count,
     Event,
     Exited,
     Fleet,
@@ -27,6 +28,7 @@ from supervisor.fleet.values import (
     Requested,
     Run,
     Spawn,
+    Tell,
     Terminate,
     Ticket,
 )
@@ -51,7 +53,9 @@ def given(
 
 def config_of(*models: str | Model, **server: float) -> Config:
     whole = [Model(model) if isinstance(model, str) else model for model in models]
-    return Config(Path("/"), Server(**server), {model.id: model for model in whole})
+    return Config(
+        Path("/"), Server(**{"max_loaded": 1, "max_wait": 60.0, **server}), {model.id: model for model in whole}
+    )
 
 
 def matrix_of(*sets: str, **costs: int) -> Matrix:
@@ -81,7 +85,9 @@ class Scene:
         """Something happens."""
         self.now = self.now if at is None else at
         numbered = self._numbered(event)  # first, for it may end a lease
-        self.fleet, self.actions = decide(self.fleet, numbered, self.now)
+        self.fleet, actions = decide(self.fleet, numbered, self.now)
+        self.told = [action.decision for action in actions if isinstance(action, Tell)]
+        self.actions = tuple(action for action in actions if not isinstance(action, Tell))
         for action in self.actions:
             match action:
                 case Spawn(run):
@@ -137,7 +143,7 @@ class Scene:
         granted = self._granted.pop(ticket).id
         for run in self.fleet.runs:
             if run.id == granted:
-                self.fleet = self.fleet.recounted({run.id: (run.leases - 1, self.now)})
+                self.fleet = self.fleet.recounted({run.id: Count(run.leases - 1, self.now, run.gap)})
         return granted
 
     def _named(self, action: Action) -> Action:

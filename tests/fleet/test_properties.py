@@ -24,6 +24,7 @@ from supervisor.fleet.values import (
     BecameReady,
     Checked,
     Closing,
+    Count,
     Exited,
     Fleet,
     Grant,
@@ -34,6 +35,7 @@ from supervisor.fleet.values import (
     Run,
     RunId,
     Spawn,
+    Tell,
     Terminate,
     Tick,
     Ticket,
@@ -238,11 +240,14 @@ class World(RuleBasedStateMachine):
     # What the planner says, and whether it may.
 
     def recounted(self) -> Fleet:
-        return self.fleet.recounted({run: (child.leases, child.used_at) for run, child in self.children.items()})
+        return self.fleet.recounted(
+            {run: Count(child.leases, child.used_at, self.known(run).gap) for run, child in self.children.items()}
+        )
 
     def step(self, event: Event) -> None:
         before = self.recounted()
         self.fleet, actions = decide(before, event, self.now)
+        actions = tuple(action for action in actions if not isinstance(action, Tell))
         for action in actions:
             self.perform(action, event, before)
         self.check_order(before, event, actions)
@@ -344,7 +349,7 @@ class World(RuleBasedStateMachine):
 
     def in_order(self, tickets: Sequence[Ticket]) -> list[Ticket]:
         """Higher priorities first, in order of arrival among equals; who waits for longer than `max_wait` first."""
-        late = [ticket for ticket in tickets if self.now - ticket.since > MAX_WAIT]
+        late = [ticket for ticket in tickets if self.now - ticket.since >= MAX_WAIT]
         others = [ticket for ticket in tickets if ticket not in late]
         return [
             *sorted(late, key=lambda ticket: ticket.since),
@@ -364,7 +369,7 @@ class World(RuleBasedStateMachine):
         return True
 
     def is_overdue(self, ticket: Ticket, before: Fleet) -> bool:
-        return self.now - ticket.since > MAX_WAIT and self.waits_for_room(ticket, before)
+        return self.now - ticket.since >= MAX_WAIT and self.waits_for_room(ticket, before)
 
     def waits_for_room(self, ticket: Ticket, before: Fleet) -> bool:
         runs = [fleet.run_of(ticket.model) for fleet in (before, self.fleet)]
