@@ -36,8 +36,12 @@ PURE = (
     "llama/protocol",
     "llama/causes",
     "llama/diagnosis",
+    "llama/devices",
+    "llama/estimate",
     "llama/fit",
     "llama/flags",
+    "llama/gguf_weights",
+    "llama/kv_cache",
     "llama/load_mode",
 )
 IMPURE = ("config/loader",)
@@ -51,6 +55,7 @@ DOORS = {
         "config/",
         "llama/help_cache",
         "runtime/fits",
+        "runtime/footprints",
         "proxy/",
         "api/",
         "local_commands",
@@ -63,6 +68,7 @@ DOORS = {
     "starlette": ("proxy/", "api/", "app"),
     "uvicorn": ("server", "proxy/front"),
     "httpx": ("runtime/health", "service_client", "remote_commands", "doctor"),
+    "pynvml": ("runtime/nvml",),
     "rich": ("console", "remote_commands"),
 }
 STANDARD_DOORS = {"tomllib"}

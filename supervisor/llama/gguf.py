@@ -11,7 +11,7 @@ import math
 import re
 import stat
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor.llama.gguf_cursor import U32, U64, Cursor, GgufError, Reason
@@ -21,10 +21,12 @@ from supervisor.llama.gguf_types import (
     FILE_TYPES,
     FLOAT32,
     GUESSED_FILE_TYPE,
+    INTEGERS,
     SCALARS,
     STRING,
     TENSOR_TYPES,
 )
+from supervisor.llama.gguf_weights import Weights, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,15 +40,19 @@ MAX_DIMENSIONS = 4
 MAX_ELEMENTS = 1 << 44
 MAX_OFFSET = 1 << 56
 MAX_SPLITS = 1024
+MAX_LAYERS = 4096
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 
 Value = bool | int | float | str
+Numbers = int | tuple[int, ...]
 
 SAMPLING_PREFIX = "general.sampling."
 WANTED_TEXTS = ("general.architecture", "general.name", "general.type", SAMPLING_PREFIX)
+PER_LAYER = (".head_count", ".head_count_kv", ".feed_forward_length", ".sliding_window_pattern")
+"""Keys that may have a number for each layer; other arrays are skipped."""
 SPLIT_NAME = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 
@@ -77,6 +83,10 @@ class Header:
     expected_bytes: int
     """Where the data of the last tensor ends. Tensors of a type unknown to us count as empty."""
     file_bytes: int
+    numbers: Mapping[str, Numbers] = field(default_factory=dict)
+    """The integers of its architecture by key, without its name; a tuple where each layer has one of its own."""
+    weights: Weights = field(default_factory=Weights)
+    """Of all splits that are there."""
 
     @property
     def is_complete(self) -> bool:
@@ -85,8 +95,12 @@ class Header:
 
 def read_header(path: Path) -> Header:
     header = _read_one(path)
-    others = (other for other in split_paths(path, header) if other != path)
-    return replace(header, parameters=header.parameters + sum(map(_parameters, others)))
+    for other in split_paths(path, header):
+        part = _part(other) if other != path else None
+        if part is not None:
+            parameters, weights = header.parameters + part.parameters, header.weights.plus(part.weights)
+            header = replace(header, parameters=parameters, weights=weights)
+    return header
 
 
 def split_paths(path: Path, header: Header) -> tuple[Path, ...]:
@@ -107,10 +121,10 @@ def size_on_disk(path: Path, header: Header) -> int:
     return total
 
 
-def _parameters(path: Path) -> int:
+def _part(path: Path) -> Header | None:
     with suppress(GgufError, OSError):
-        return _read_one(path).parameters
-    return 0
+        return _read_one(path)
+    return None
 
 
 def _read_one(path: Path) -> Header:
@@ -163,6 +177,7 @@ class _Facts:
     def __init__(self) -> None:
         self.values: dict[str, Value] = {}
         self.lengths: dict[str, int] = {}
+        self.lists: dict[str, tuple[int, ...]] = {}
 
     def text(self, key: str, default: str = "") -> str:
         value = self.values.get(key)
@@ -171,6 +186,16 @@ class _Facts:
     def number(self, key: str) -> int | None:
         value = self.values.get(key)
         return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+    def numbers(self, architecture: str) -> dict[str, Numbers]:
+        """All integers of this architecture."""
+        prefix = f"{architecture}."
+        found: dict[str, Numbers] = {}
+        for key in (key for key in (*self.values, *self.lists) if key.startswith(prefix)):
+            value = self.lists.get(key) or self.number(key)
+            if value is not None:
+                found[key.removeprefix(prefix)] = value
+        return found
 
     def is_true(self, key: str) -> bool:
         return self.values.get(key) is True
@@ -182,7 +207,7 @@ def _read_facts(cursor: Cursor, count: int) -> _Facts:
         key = cursor.text()
         kind = cursor.number(U32)
         if kind == ARRAY:
-            facts.lengths[key] = _skip_array(cursor)
+            _read_array(cursor, key, facts)
         elif kind == STRING and not key.startswith(WANTED_TEXTS):  # chat templates, whole tokenizers: megabytes
             cursor.skip(cursor.number(U64))
         else:
@@ -202,33 +227,37 @@ def _read_value(cursor: Cursor, kind: int) -> Value:
     return float(f"{value:.7g}") if kind == FLOAT32 else value
 
 
-def _skip_array(cursor: Cursor) -> int:
+def _read_array(cursor: Cursor, key: str, facts: _Facts) -> None:
     kind = cursor.number(U32)
-    length = cursor.number(U64)
-    if kind == STRING:
+    facts.lengths[key] = length = cursor.number(U64)
+    if kind in INTEGERS and length <= MAX_LAYERS and key.endswith(PER_LAYER):
+        facts.lists[key] = tuple(cursor.number(SCALARS[kind]) for _ in range(length))
+    elif kind == STRING:
         cursor.skip_strings(length)
     elif kind in SCALARS:
         cursor.skip(length * SCALARS[kind].size)
     else:
         cursor.implausible("an array of numbers or strings", f"one of type `{kind}`")
-    return length
 
 
 class _Tensor(NamedTuple):
+    name: str
     kind: int
     elements: int
+    bytes: int
     end: int
     """In the data section."""
 
 
 def _read_tensor(cursor: Cursor) -> _Tensor:
-    cursor.skip(cursor.number(U64))
+    name = cursor.text()
     dimensions = cursor.at_most(MAX_DIMENSIONS, cursor.number(U32), "dimensions")
     elements = math.prod(cursor.number(U64) for _ in range(dimensions))
     cursor.at_most(MAX_ELEMENTS, elements, "elements in a tensor")
     kind = cursor.number(U32)
     offset = cursor.at_most(MAX_OFFSET, cursor.number(U64), "bytes before a tensor")
-    return _Tensor(kind, elements, offset + _tensor_bytes(kind, elements))
+    size = _tensor_bytes(kind, elements)
+    return _Tensor(name, kind, elements, size, offset + size)
 
 
 def _tensor_bytes(kind: int, elements: int) -> int:
@@ -260,6 +289,8 @@ def _conclude(version: int, facts: _Facts, tensors: list[_Tensor], cursor: Curso
         modalities=tuple(kind for kind in ("vision", "audio") if facts.is_true(f"clip.has_{kind}_encoder")),
         expected_bytes=_expected_bytes(facts, tensors, cursor),
         file_bytes=cursor.file_bytes,
+        numbers=facts.numbers(architecture),
+        weights=weights_of((tensor.name, _type_name(tensor.kind), tensor.bytes) for tensor in tensors),
     )
 
 
@@ -271,7 +302,11 @@ def _quantisation(facts: _Facts, tensors: Iterable[_Tensor]) -> str:
     for tensor in tensors:
         weights[tensor.kind] = weights.get(tensor.kind, 0) + tensor.elements
     commonest = max(weights, key=weights.__getitem__, default=-1)
-    return TENSOR_TYPES[commonest].name if commonest in TENSOR_TYPES else ""
+    return _type_name(commonest)
+
+
+def _type_name(kind: int) -> str:
+    return TENSOR_TYPES[kind].name if kind in TENSOR_TYPES else ""
 
 
 def _sampling(facts: _Facts) -> dict[str, Value]:

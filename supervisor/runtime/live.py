@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from supervisor.llama.devices import Hearsay
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -35,6 +37,7 @@ class LiveRun:
         "endpoint",
         "failure",
         "gone",
+        "heard",
         "heard_at",
         "id",
         "is_cut_by_shutdown",
@@ -72,6 +75,8 @@ class LiveRun:
         """What the phases of its start cost."""
         self.was_left_alone = False
         """Whether fitting, where the child tells, has changed nothing on its devices."""
+        self.heard = Hearsay()
+        """What the child has said of its memory while it loaded."""
         self.warnings: dict[str, ModelWarning] = {}
         """What runs otherwise than it was meant to, by message."""
         self.failure: Failure | None = None
