@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from supervisor.fleet.memory import DeviceId, Footprint, Reading
-    from supervisor.fleet.values import RunId
 
 SETTLE_SECONDS = 2.0
 """How long the driver may take to give back what a process held; then what it reports is believed."""
@@ -37,8 +36,8 @@ class Books:
     """What a run of a model takes, by model; who is not here has not been looked at."""
     reading: Reading | None = None
     read_at: float = -inf
-    held: Mapping[RunId, Mapping[DeviceId, int]] = field(default_factory=dict)
-    """What processes were seen to hold when it was taken."""
+    held: Mapping[int, Mapping[DeviceId, int]] = field(default_factory=dict)
+    """What processes were seen to hold when it was taken, by run."""
     freed_at: float = -inf
     """When a process that held memory has gone."""
     is_looking: bool = False

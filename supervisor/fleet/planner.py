@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from supervisor.config.values import Overload
 from supervisor.errors import ConcurrencyLimit, ModelFailed, ModelUnloaded, SupervisorError
-from supervisor.fleet import breaker, decisions
+from supervisor.fleet import breaker, reasons
 from supervisor.fleet.books import Habit
 from supervisor.fleet.memory import Measured, Source
 from supervisor.fleet.room import Room, limits
@@ -93,9 +93,9 @@ def _told(fleet: Fleet, event: Event, actions: tuple[Action, ...]) -> Iterator[T
     ticket = event.ticket
     for action in actions:
         if isinstance(action, Refuse) and action.ticket == ticket.id:
-            yield decisions.refused(ticket.model, action.error)
+            yield reasons.refused(ticket.model, action.error)
     if fleet.queue.wanted.get(ticket.model) == 1 and not any(isinstance(action, Spawn) for action in actions):
-        yield decisions.waited(fleet, ticket.model)
+        yield reasons.waited(fleet, ticket.model)
 
 
 def next_deadline(fleet: Fleet, now: float) -> float | None:
@@ -200,7 +200,7 @@ def _exited(
     if failure is None:
         return fleet, ()
     if run.phase is Phase.STARTING and failure.cause in breaker.MEMORY and (more := _with_more_room(fleet, run, now)):
-        return more, (decisions.retried(run, failure.cause),)
+        return more, (reasons.retried(run, failure.cause),)
     fleet = breaker.after_failure(fleet, run, failure, now, jitter=jitter)
     fleet = replace(fleet, corrected=fleet.corrected - {run.model.id})
     if run.phase is not Phase.STARTING:

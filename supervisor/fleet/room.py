@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from supervisor.config.values import Spread
-from supervisor.fleet.memory import HOST, Footprint, Source, budgets, sum_of
+from supervisor.fleet.memory import HOST, Footprint, Source, budgets
 from supervisor.fleet.values import PLACES
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from supervisor.config.values import Model
     from supervisor.fleet.memory import DeviceId
-    from supervisor.fleet.values import Amounts, Fleet, Run, RunId
+    from supervisor.fleet.values import Amounts, Fleet, Run
 
 PLACED_BY_HAND = frozenset(
     {
@@ -89,6 +89,12 @@ class Room:
         return min(left, default=inf)
 
 
+def takes(footprint: Footprint) -> set[str]:
+    """The resources that a run with this footprint holds."""
+    host = {HOST} if footprint.shared else set()
+    return {PLACES, *host, *(name for name, amount in footprint.amounts.items() if amount)}
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """One way to place a model."""
@@ -117,13 +123,13 @@ def limits(fleet: Fleet, now: float, *, by_reading: bool = True) -> dict[str, in
     return found
 
 
-def _in_reading(runs: Iterable[Run], held: Mapping[RunId, Mapping[DeviceId, int]], at: float) -> dict[DeviceId, int]:
-    """What our runs held when the machine was asked."""
-    total = sum_of(
-        run.footprint for run in runs if run.id not in held and run.ready_at is not None and run.ready_at <= at
-    )
+def _in_reading(runs: Iterable[Run], held: Mapping[int, Mapping[DeviceId, int]], at: float) -> dict[DeviceId, int]:
+    """What our runs held when the machine was asked; pages of files they map count as free there."""
+    total: dict[DeviceId, int] = {}
     for run in runs:
-        for name, amount in held.get(run.id, {}).items():
+        was_ready = run.ready_at is not None and run.ready_at <= at
+        known = {**(run.footprint.amounts if was_ready else {}), **held.get(run.id, {})}
+        for name, amount in known.items():
             total[name] = total.get(name, 0) + amount
     return total
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING
 
 from supervisor.errors import CannotFit, QueueFull, ShuttingDown, SupervisorError
-from supervisor.fleet import decisions
+from supervisor.fleet import reasons
 from supervisor.fleet.books import LOOK_EVERY, STALE_SECONDS
 from supervisor.fleet.breaker import refusal
 from supervisor.fleet.constraints import evicted_by, may_start, outlook
-from supervisor.fleet.room import Room, best, limits, placements
+from supervisor.fleet.room import Room, best, limits, placements, takes
 from supervisor.fleet.values import (
     Action,
     Fleet,
@@ -32,10 +33,12 @@ from supervisor.fleet.values import (
 from supervisor.fleet.victims import choose
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence, Set
+    from collections.abc import Iterable, Mapping, Sequence, Set
 
     from supervisor.config.values import Model
 
+CLOSEST = 64
+"""How many models of those that are waited for are looked at for who has waited for too long."""
 QUIET_SECONDS = 60.0
 """After the last request, before what is to be there when nothing is asked for is loaded."""
 TAKEN_RETRY_AFTER = 10.0
@@ -107,7 +110,7 @@ def _never_fits(fleet: Fleet, name: str, beside: Room, pinned: Sequence[Run], no
         evicted = evicted_by(fleet.config.routing, name, frozenset(run.model.id for run in pinned))
         staying = [run for run in pinned if run.model.id not in evicted]
         if not evicted or best(fleet, Room(beside.limits, (run.footprint for run in staying)), options) is None:
-            return CannotFit(decisions.never_fits(name, options, beside, pinned), hint=decisions.hint(options, beside))
+            return CannotFit(reasons.never_fits(name, options, beside, pinned), hint=reasons.hint(options, beside))
     return _taken_by_others(fleet, name, now)
 
 
@@ -123,7 +126,7 @@ def _taken_by_others(fleet: Fleet, name: str, now: float) -> SupervisorError | N
     if best(fleet, room, options) is not None:
         return None
     return CannotFit(
-        decisions.taken_by_others(name, options, room),
+        reasons.taken_by_others(name, options, room),
         hint="end what else uses that memory, or lower `ctx-size`",
         retry_after=TAKEN_RETRY_AFTER,
     )
@@ -138,19 +141,13 @@ def grant(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     open_runs = {run.model.id: run for run in fleet.runs if run.is_open and run.model.id in fleet.queue.wanted}
     if all(run.is_full for run in open_runs.values()):
         return fleet, ()
-    cold = fleet.queue.wanted.keys() - _on_hand(fleet)
-    unpinned = {model for model, run in open_runs.items() if not run.model.pinned}
-    closed: set[str] = set()
+    line = _Line(fleet, open_runs.values(), now)
     granted: list[TicketId] = []
     actions: list[Action] = []
     for ticket in fleet.queue:
         run = open_runs.get(ticket.model)
-        if run is None or run.is_full or ticket.model in closed:
-            if ticket.model in cold and now >= ticket.since + fleet.config.server.max_wait:
-                cold.remove(ticket.model)
-                closed |= _in_the_way(fleet, ticket.model, unpinned, now)
-                if closed >= unpinned:
-                    cold.clear()
+        if run is None or run.is_full or ticket.model in line.closed:
+            line.stand(ticket)
         else:
             open_runs[ticket.model] = replace(run, leases=run.leases + 1, used_at=now)
             granted.append(ticket.id)
@@ -162,13 +159,41 @@ def grant(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     return replace(fleet, queue=fleet.queue.without(granted)), tuple(actions)
 
 
-def _in_the_way(fleet: Fleet, model: str, unpinned: set[str], now: float) -> set[str]:
-    """The open runs that could make the room it lacks, and those that it cannot live beside."""
-    out = evicted_by(fleet.config.routing, model, frozenset(_on_hand(fleet)))
-    within = limits(fleet, now)
-    room = Room(within, (run.footprint for run in fleet.runs))
-    has_room = best(fleet, room, placements(fleet, fleet.config.models[model], within)) is not None
-    return {*out} if has_room and fleet.config.routing is not None else {*out, *unpinned}
+class _Line:
+    """Who waits for a start, in order, and what is closed to those behind who has waited for too long."""
+
+    def __init__(self, fleet: Fleet, open_runs: Iterable[Run], now: float) -> None:
+        self.closed: set[str] = set()
+        self._fleet = fleet
+        self._now = now
+        self._house = _on_hand(fleet)
+        self._cold = {name for name in islice(fleet.queue.wanted, CLOSEST) if name not in self._house}
+        self._unpinned = [run for run in open_runs if not run.model.pinned]
+        self._within = limits(fleet, now)
+        self._room: Room | None = None
+
+    def stand(self, ticket: Ticket) -> None:
+        """One more is in front of those who come now."""
+        if ticket.model not in self._cold:
+            return
+        self._cold.remove(ticket.model)
+        in_the_way = self._in_the_way(ticket.model)
+        if self._now >= ticket.since + self._fleet.config.server.max_wait:
+            self.closed |= in_the_way
+            if all(run.model.id in self.closed for run in self._unpinned):
+                self._cold.clear()
+
+    def _in_the_way(self, model: str) -> set[str]:
+        """The open runs that could make the room it lacks, and those that it cannot live beside."""
+        fleet = self._fleet
+        if self._room is None:
+            self._room = Room(self._within, (run.footprint for run in fleet.runs))
+        options = placements(fleet, fleet.config.models[model], self._within)
+        placed = best(fleet, self._room, options) or options[0]
+        lacking = self._room.lacks(placed.footprint)
+        self._room.take(placed.footprint)
+        out = evicted_by(fleet.config.routing, model, frozenset(self._house))
+        return {*out, *(run.model.id for run in self._unpinned if lacking.keys() & takes(run.footprint))}
 
 
 def _on_hand(fleet: Fleet) -> set[str]:
@@ -181,7 +206,7 @@ def retire(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     actions: list[Action] = []
     for run in fleet.runs:
         if now >= idle_until(fleet, run) and run.is_open and not run.leases:
-            actions.append(decisions.retired(run, now))
+            actions.append(reasons.retired(run, now))
             fleet = fleet.with_run(replace(run, retiring=Reason.IDLE))
     return fleet, tuple(actions)
 
@@ -203,12 +228,12 @@ def make_room(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     victims = {run.id for run in by_rule} | {run.id for each in evictions for run in each.victims}
     if victims == marked:
         return fleet, ()
-    told: list[Action] = [decisions.kept(run) for run in unmarked.runs if run.id in marked - victims]
+    told: list[Action] = [reasons.kept(run) for run in unmarked.runs if run.id in marked - victims]
     if new := [run for run in by_rule if run.id not in marked]:
-        told.append(decisions.evicted_by_rule(ahead.coming, new, now))
+        told.append(reasons.evicted_by_rule(ahead.coming, new, now))
     for each in evictions:
         if new := [run for run in each.victims if run.id not in marked]:
-            told.append(decisions.evicted(constrained, each, new, now))
+            told.append(reasons.evicted(constrained, each, new, now))
     fleet = _marked(unmarked, victims, Reason.EVICTED)
     fleet, granted = grant(fleet, now) if marked - victims else (fleet, ())
     return fleet, (*told, *granted)
@@ -275,7 +300,7 @@ def spawn(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
         if may_start(fleet, name):
             run = _new_run(fleet, model, now)
             run = replace(run, footprint=placed.footprint, devices=placed.devices)
-            actions += decisions.started(run, placed, room, fleet.habits.get(name)), Spawn(run)
+            actions += reasons.started(run, placed, room, fleet.habits.get(name)), Spawn(run)
             fleet = replace(fleet, runs=(*fleet.runs, run), spawned=fleet.spawned + 1)
         room.take(placed.footprint)
     return fleet, tuple(actions)

@@ -273,7 +273,7 @@ class Observed:
     """The machine was asked what memory is free; None: it does not say."""
 
     reading: Reading | None
-    held: Mapping[RunId, Mapping[DeviceId, int]] = field(default_factory=dict)
+    held: Mapping[int, Mapping[DeviceId, int]] = field(default_factory=dict)
     """What our processes were seen to hold at that moment."""
 
 

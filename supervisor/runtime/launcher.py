@@ -111,12 +111,12 @@ class Launcher:
         self, live: LiveRun, inspection: Inspection, on_ready: Callable[[], None]
     ) -> tuple[Command, End]:
         """A start; another without our shortcut if that failed, and others if it failed without a word."""
-        tuning = await self._tuning(live.model, inspection)
+        tuning = await self._tuning(live, inspection)
         command, end = await self._attempt(live, inspection, tuning, on_ready)
         if tuning.skips_fit and end.phase == "loading" and end.gave_up is None:
             logger.info("%s did not start with `--fit off` as it did before; trying without", live.model.id)
             self._tuner.forget(tuning)
-            tuning = await self._tuning(live.model, inspection)
+            tuning = await self._tuning(live, inspection)
             command, end = await self._attempt(live, inspection, tuning, on_ready)
         for _ in range(MUTE_RETRIES):
             if not end.is_mute or (live.model.cmd and not command.speaks_protocol):
@@ -125,13 +125,19 @@ class Launcher:
             command, end = await self._attempt(live, inspection, tuning, on_ready)
         return command, end
 
-    async def _tuning(self, model: Model, inspection: Inspection) -> Tuning:
+    async def _tuning(self, live: LiveRun, inspection: Inspection) -> Tuning:
         """What we add to a start; nothing to a command that somebody has written himself."""
+        model = live.model
         if model.cmd:
             return Tuning()
         beside = [other.model for other in self._running.values()]
         is_new = not self.ledger.is_measured(model.id)
-        return await self._tuner.tuning(model, inspection, beside=beside, is_new=is_new)
+        tuning = await self._tuner.tuning(model, inspection, beside=beside, is_new=is_new)
+        if not live.devices:
+            return tuning
+        device = ",".join(await self.ledger.own_names(model, inspection, live.devices))
+        key = tuning.key and f"{tuning.key}@{device}"
+        return replace(tuning, options={**tuning.options, "device": device}, key=key)
 
     async def _attempt(
         self, live: LiveRun, inspection: Inspection, tuning: Tuning, on_ready: Callable[[], None]

@@ -25,7 +25,7 @@ from supervisor.runtime.measuring import measure
 from supervisor.runtime.start_key import start_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from supervisor.config.values import Model
@@ -152,6 +152,11 @@ class Ledger:
         assert footprint is not None
         for callback in self.on_change:
             callback(model, footprint)
+
+    async def own_names(self, model: Model, inspection: Inspection, devices: Sequence[DeviceId]) -> list[str]:
+        """What this model's binary calls these devices."""
+        names = {device.id: name for name, device in (await self._devices(model, inspection)).items()}
+        return [names.get(device, device) for device in devices]
 
     # How it is known.
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from supervisor.fleet.books import usual_gap
+from supervisor.fleet.values import Count
 from supervisor.llama.devices import Hearsay
 
 if TYPE_CHECKING:
@@ -34,8 +36,10 @@ class LiveRun:
         "_on_end",
         "awaited",
         "child",
+        "devices",
         "endpoint",
         "failure",
+        "gap",
         "gone",
         "heard",
         "heard_at",
@@ -52,15 +56,20 @@ class LiveRun:
         "used_at",
         "warnings",
         "was_left_alone",
+        "was_visited",
     )
 
     def __init__(self, run: Run) -> None:
         self.id = run.id
         self.model = run.model
+        self.devices = run.devices
+        """Where its child is to go; empty: it is not told."""
         self.slots = run.model.concurrency
         self.leases = run.leases
         self.started_at = run.started_at
         self.used_at = run.used_at
+        self.gap = run.gap
+        """Seconds between two visits, as a moving average; None before the second."""
         self.awaited = 0
         """Answers the child owes; a websocket may stay silent for as long as it likes."""
         self.heard_at = run.used_at
@@ -77,6 +86,7 @@ class LiveRun:
         """Whether fitting, where the child tells, has changed nothing on its devices."""
         self.heard = Hearsay()
         """What the child has said of its memory while it loaded."""
+        self.was_visited = False
         self.warnings: dict[str, ModelWarning] = {}
         """What runs otherwise than it was meant to, by message."""
         self.failure: Failure | None = None
@@ -88,6 +98,16 @@ class LiveRun:
     @property
     def pid(self) -> int | None:
         return self.child.pid if self.child else None
+
+    def visit(self, now: float) -> None:
+        """It is used after another one was; its first visit is what it was started for."""
+        if self.was_visited:
+            self.gap = usual_gap(self.gap, now - self.used_at)
+        self.was_visited = True
+
+    def count(self) -> Count:
+        """What the planner has to know of its use."""
+        return Count(self.leases, self.used_at, self.gap)
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call this when the run is asked to leave, or has left by itself."""
