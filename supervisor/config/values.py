@@ -232,6 +232,16 @@ class Performance:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """The `[memory]` table: how much of each device all models together may take."""
+
+    reserve: int = 1024**3
+    """Bytes left alone of every device that has no budget."""
+    budget: Mapping[str, int] = field(default_factory=dict)
+    """Bytes by device: `host`, or the name llama-server has for a GPU."""
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """The `[server]` table."""
 
@@ -296,6 +306,8 @@ class Config:
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     routing: Groups | Matrix | None = None
     """Which models may be loaded together, beside `max_loaded`; None: any."""
+    memory: Memory | None = None
+    """None, as for every llama-swap file: nobody has asked for models to be kept within memory."""
     priorities: Mapping[str, int] = field(default_factory=dict)
     """Models whose requests go first, the highest number foremost; 0 for the others."""
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
