@@ -101,11 +101,11 @@ class Ledger:
         key = await self._key(live.model, inspection)
         devices = await self._devices(live.model, inspection)
         try:
+            used_at, measured_at = live.used_at, anyio.current_time()
             first = await self._measured(live, devices)
             if first is None:
                 return
             await self._keep(live, key, first)
-            used_at, measured_at = live.used_at, anyio.current_time()
             while True:
                 await anyio.sleep(self._again)
                 if not _is_due(live, used_at, measured_at):
@@ -176,13 +176,13 @@ class Ledger:
         drafts = [options[key] for key in DRAFTS if key in options]
         plan = Plan(
             header=header,
-            file=os.path.realpath(str(options.get("model", ""))),
+            file=_real(str(options.get("model", ""))),
             options=options,
             devices={name: device.total for name, device in devices.items()},
             host=next((each.total for each in self.readings.read().devices if each.id == HOST), None),
             projector=inspection.projector,
             draft=inspection.draft,
-            draft_file=os.path.realpath(str(drafts[0])) if drafts else "",
+            draft_file=_real(str(drafts[0])) if drafts else "",
         )
         places = {name: device.memory for name, device in devices.items()}
         shares = (share for share in estimate(plan) if share.bytes)
@@ -201,6 +201,11 @@ class Ledger:
 def shown(footprint: Footprint) -> str:
     """As the log says it."""
     return ", ".join(f"{size / 2**20:.0f} MiB of {device}" for device, size in footprint.total().items())
+
+
+def _real(path: str) -> str:
+    """The name by which the kernel knows the file once it is mapped."""
+    return os.fsencode(os.path.realpath(path)).decode(errors="replace")
 
 
 def _with_gpus_of(known: Footprint | None, found: Footprint) -> Footprint:
