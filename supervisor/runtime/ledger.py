@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import anyio
@@ -105,7 +106,7 @@ class Ledger:
             first = await self._measured(live, devices)
             if first is None:
                 return
-            await self._keep(live, key, first)
+            await self._keep(live, key, first, may_be_less=bool(devices) and _may_have_shrunk(live))
             while True:
                 await anyio.sleep(self._again)
                 if not _is_due(live, used_at, measured_at):
@@ -119,10 +120,12 @@ class Ledger:
             if self._serving.pop(live.model.id, None) is not None and live.model.id in self._known:
                 self._tell(live.model.id)
 
-    async def _keep(self, live: LiveRun, key: str, measured: Footprint) -> None:
-        """A first measurement is what the next start will take too."""
+    async def _keep(self, live: LiveRun, key: str, measured: Footprint, *, may_be_less: bool) -> None:
+        """A first measurement is what the next start will take too, unless fitting had to do with what was free."""
+        known = self._known.get(live.model.id)
         self._serving[live.model.id] = measured
-        await self._remember(live.model.id, key, measured)
+        whole = peak(measured, _on_gpus(known)) if may_be_less and known is not None else measured
+        await self._remember(live.model.id, key, whole)
         logger.info("%s takes %s (run %s, measured)", live.model.id, shown(measured), live.id)
 
     async def _grow(self, live: LiveRun, key: str, now: Footprint) -> None:
@@ -130,8 +133,7 @@ class Ledger:
         model = live.model.id
         before, known = self._serving.get(model), self._known.get(model, now)
         self._serving[model] = now
-        on_gpus = Footprint({device: size for device, size in now.amounts.items() if device != HOST})
-        larger = peak(known, on_gpus)
+        larger = peak(known, _on_gpus(now))
         if larger != known:
             await self._remember(model, key, larger)
         elif before is None or _differ(before, now):
@@ -201,6 +203,17 @@ class Ledger:
 def shown(footprint: Footprint) -> str:
     """As the log says it."""
     return ", ".join(f"{size / 2**20:.0f} MiB of {device}" for device, size in footprint.total().items())
+
+
+def _on_gpus(footprint: Footprint) -> Footprint:
+    return Footprint({device: size for device, size in footprint.amounts.items() if device != HOST})
+
+
+def _may_have_shrunk(live: LiveRun) -> bool:
+    """Whether fitting may have made the context shorter or left layers out, for others held what it wanted."""
+    words = live.child.command.argv if live.child else ()
+    is_off = any(pair in {("--fit", "off"), ("-fit", "off")} for pair in pairwise(words))
+    return not is_off and not live.was_left_alone
 
 
 def _real(path: str) -> str:

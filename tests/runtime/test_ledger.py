@@ -82,10 +82,10 @@ def with_gpu(tmp_path: Path, tiny: Path) -> Scene:
     return Scene(tmp_path, tiny, GPU)
 
 
-def running(model: Model, *lines: str) -> LiveRun:
+def running(model: Model, *lines: str, argv: tuple[str, ...] = ("--fit", "off")) -> LiveRun:
     """A run whose process is ours, and which has said this while it loaded."""
     live = LiveRun(Run(RunId(1), model, Phase.STARTING, 0.0, 0.0))
-    live.child = SimpleNamespace(pid=os.getpid())  # type: ignore[assignment]
+    live.child = SimpleNamespace(pid=os.getpid(), command=SimpleNamespace(argv=argv))  # type: ignore[assignment]
     for line in lines:
         live.heard.listen(line)
     return live
@@ -313,6 +313,33 @@ async def test_what_a_run_came_to_on_a_gpu_is_what_its_next_start_takes(with_gpu
     assert again.amounts["CUDA0"] == 900 * MIB
 
 
+@pytest.mark.parametrize(
+    ("was_left_alone", "argv", "keeps"),
+    [(False, (), True), (True, (), False), (False, ("-m", "x", "-fit", "off"), False)],
+    ids=["fitted", "left alone", "not fitted"],
+)
+async def test_what_fitting_made_of_a_start_is_not_what_it_needs(
+    with_gpu: Scene, was_left_alone: bool, argv: tuple[str, ...], keeps: bool
+) -> None:
+    """Beside others it got along with less; the next one is to have what it was estimated to take."""
+    ledger = with_gpu.service()
+    estimated = await with_gpu.look(ledger)
+    live = running(with_gpu.model, argv=argv)
+    live.was_left_alone = was_left_alone
+    with_gpu.readings.occupy(os.getpid(), CUDA0=5 * MIB)
+
+    async with Following(with_gpu, ledger, live):
+        await until(lambda: is_measured(ledger))
+        now = ledger.footprint("m")
+
+    start = ledger.of_start("m")
+    assert estimated is not None
+    assert start is not None
+    assert now is not None
+    assert now.amounts["CUDA0"] == 5 * MIB
+    assert start.amounts["CUDA0"] == (estimated.amounts["CUDA0"] if keeps else 5 * MIB)
+
+
 async def test_a_start_that_did_not_fit_corrects_the_ledger(with_gpu: Scene) -> None:
     """It takes at least what was free; what is known besides stays as it is."""
     ledger = with_gpu.service()
@@ -332,7 +359,7 @@ async def test_a_start_that_did_not_fit_corrects_the_ledger(with_gpu: Scene) -> 
 async def test_a_process_that_has_gone_is_not_measured(scene: Scene) -> None:
     """The estimate stays."""
     ledger, live = scene.service(), running(scene.model)
-    live.child = SimpleNamespace(pid=2**22 + 1)  # type: ignore[assignment]
+    live.child = SimpleNamespace(pid=2**22 + 1, command=SimpleNamespace(argv=()))  # type: ignore[assignment]
     before = await scene.look(ledger)
 
     ready = anyio.Event()
