@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from rich.text import Text
 from supervisor.record import own_log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from supervisor.config.problems import Problem
 
@@ -29,6 +30,8 @@ STATE_STYLES = {
     "cold": "dim",
 }
 ROWS_SHOWN = 50
+SMALL = 16_000_000
+"""Bytes; mapped files of less are not named."""
 
 console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 errors = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
@@ -86,11 +89,12 @@ def models_table(models: Sequence[Mapping[str, Any]]) -> None:
             size(model["size_bytes"]),
             model["quantisation"] or "",
             str(model["context"] or ""),
+            _taken(model.get("memory")),
             _files(model["problems"]),
         )
         for model in models[:ROWS_SHOWN]
     ]
-    table(("model", "size", "quantisation", "context", "files"), rows)
+    table(("model", "size", "quantisation", "context", "memory", "files"), rows)
     if len(models) > ROWS_SHOWN:
         console.print(f"… and {len(models) - ROWS_SHOWN} more; `llama-supervise check` shows all")
 
@@ -107,7 +111,41 @@ def processes_table(models: Sequence[Mapping[str, Any]]) -> None:
         [_process_row(model, model["process"] or {}) for model in models],
     )
     for model in models:
+        if model["process"]:
+            memory_of(model)
         warn(model["id"], model["warnings"])
+
+
+def memory_of(model: Mapping[str, Any], budget: Mapping[str, int] | None = None) -> None:
+    """A line for each device that a model takes memory of: how much, of how much, and where the number comes from."""
+    memory = model.get("memory") or {"devices": {}}
+    for device, taken in memory["devices"].items():
+        parts = ", ".join(_parts([part for part in memory["parts"] if part["device"] == device]))
+        of = f" of {size(budget[device])}" if budget and device in budget else ""
+        word = "measured" if memory["source"] == "measured" else "estimated"
+        console.print(Text(f"{model['id']}: {size(taken)}{of} on {device}, {word}: {parts}", "dim"))
+
+
+def _parts(parts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The parts of what is taken of one device; programs and libraries in one."""
+    small = [part["bytes"] for part in parts if part["file"] and part["bytes"] < SMALL]
+    for part in parts:
+        if not part["file"]:
+            yield f"{part['label']} {size(part['bytes'])}"
+        elif part["bytes"] >= SMALL:
+            yield f"{part['label']} {Path(part['file']).name} {size(part['bytes'])}"
+    if small:
+        yield f"{len(small)} other mapped files {size(sum(small))}"
+
+
+def _taken(memory: Mapping[str, Any] | None) -> str:
+    """On all devices; with a tilde what is not measured."""
+    if memory is None:
+        return ""
+    sign = "" if memory["source"] == "measured" else "~"
+    return " + ".join(
+        f"{sign}{size(taken)}{'' if device == 'host' else f' {device}'}" for device, taken in memory["devices"].items()
+    )
 
 
 def _process_row(model: Mapping[str, Any], process: Mapping[str, Any]) -> Sequence[str | Text]:
@@ -123,7 +161,7 @@ def _process_row(model: Mapping[str, Any], process: Mapping[str, Any]) -> Sequen
         model["id"],
         Text(state, STATE_STYLES.get(model["state"], "")),
         str(process.get("pid") or ""),
-        size(process.get("memory_bytes")),
+        _taken(model.get("memory")) or size(process.get("memory_bytes")),
         str(process.get("requests", "")),
         str(model["waiting"] or ""),
         "pinned" if model["pinned"] else duration(left) if left is not None else "",

@@ -6,6 +6,7 @@ field in `values`, or is turned into it by `toml`.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from supervisor.config import quantities
@@ -39,6 +40,8 @@ from supervisor.config.values import STATIC_ASSETS, Management, Strategy, Transp
 
 if TYPE_CHECKING:
     from supervisor.config.place import Place
+
+_DEVICE = re.compile(r"host|[A-Za-z]+[0-9]+(?:@.+)?")
 
 
 def _name(place: Place) -> str:
@@ -99,6 +102,14 @@ def _pin(value: object) -> str | None:
     if isinstance(value, str):
         return value or None
     raise Mismatch('the name of a model, or "" for none')
+
+
+def _device(place: Place) -> str:
+    """`host`, or a name as `llama-server --list-devices` prints it."""
+    name = str(place.key)
+    if not _DEVICE.fullmatch(name):
+        raise Mismatch('"host", or a device as `llama-server --list-devices` names it, such as "CUDA0"')
+    return name
 
 
 DURATION = of(quantities.duration, {"$ref": "#/$defs/duration"})
@@ -272,6 +283,13 @@ SELECTOR = {
     "metadata": Key(table_of(JSON), "Anything you like, passed on where models are listed."),
 }
 
+MEMORY = {
+    "reserve": Key(SIZE, "How much is left alone of each device that has no budget.", "1GiB"),
+    "budget": Key(
+        table_of(SIZE, _device), "The most that all models together may take of a device: `host`, `CUDA0`, `Vulkan0`, …"
+    ),
+}
+
 PROFILE = {
     "description": Key(STRING, "When to use it."),
     "pins": Key(
@@ -285,6 +303,7 @@ OFFERED = {name: {"description": description, **OPTION.json} for name, descripti
 FILE = record(
     {
         "server": Key(record(SERVER), "The service itself."),
+        "memory": Key(record(MEMORY), "How much memory models may take."),
         "defaults": Key(offering(record(DEFAULTS, OPTION), OFFERED), "What holds for every model that says no other."),
         "models": Key(
             table_of(offering(record(MODEL, OPTION), OFFERED), _name_in_key),

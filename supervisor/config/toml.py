@@ -21,6 +21,7 @@ from supervisor.config.values import (
     Capabilities,
     Config,
     Filters,
+    Memory,
     Model,
     Peer,
     Profile,
@@ -141,6 +142,7 @@ def _config(root: Place, file: Fields, base: Path) -> Config:
     return Config(
         base=base,
         server=_server(_table(file, "server")),
+        memory=_made(Memory, _table(file, "memory")),
         models=models,
         peers={name: _peer(each) for name, each in _tables(file, "peers")},
         selectors={

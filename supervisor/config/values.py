@@ -242,12 +242,12 @@ class Performance:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """The `[memory]` table: what models may take of the machine."""
+    """The `[memory]` table: how much of each device all models together may take."""
 
     reserve: int = 1024**3
-    """Bytes of each device left to others, where `budget` does not say what is ours."""
+    """Bytes left alone of every device that has no budget."""
     budget: Mapping[str, int] = field(default_factory=dict)
-    """Bytes that all models together may take, by device."""
+    """Bytes by device: `host`, or the name llama-server has for a GPU."""
     spread: Spread = Spread.PACK
 
 
@@ -318,10 +318,10 @@ class Config:
     peers: Mapping[str, Peer] = field(default_factory=dict)
     selectors: Mapping[str, Selector] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=dict)
-    memory: Memory | None = None
-    """How memory decides who may run; None: it does not."""
     routing: Groups | Matrix | None = None
     """Which models may be loaded together, beside `max_loaded`; None: any."""
+    memory: Memory | None = None
+    """How memory decides who may run; None, as for every llama-swap file: it does not."""
     priorities: Mapping[str, int] = field(default_factory=dict)
     """Models whose requests go first, the highest number foremost; 0 for the others."""
     secrets: frozenset[str] = field(default=frozenset(), repr=False)

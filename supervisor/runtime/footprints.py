@@ -42,7 +42,8 @@ class _Row(msgspec.Struct, frozen=True):
 class Footprints:
     """Measured footprints by the key of a start."""
 
-    def __init__(self, cache_dir: Path | None) -> None:
+    def __init__(self, cache_dir: Path | None, *, most: int = MOST) -> None:
+        self._most = most
         self._path = cache_dir / "footprints.sqlite" if cache_dir else None
 
     def get(self, start: str) -> Footprint | None:
@@ -77,7 +78,7 @@ class Footprints:
         with closing(self._opened()) as database, database:
             database.execute(_TABLE)
             database.execute(_PUT, (start, model, msgspec.json.encode(row), time.time()))
-            database.execute(_FORGET, (MOST,))
+            database.execute(_FORGET, (self._most,))
 
     def _opened(self) -> sqlite3.Connection:
         assert self._path is not None

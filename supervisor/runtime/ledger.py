@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import anyio
@@ -101,11 +102,11 @@ class Ledger:
         key = await self._key(live.model, inspection)
         devices = await self._devices(live.model, inspection)
         try:
+            used_at, measured_at = live.used_at, anyio.current_time()
             first = await self._measured(live, devices)
             if first is None:
                 return
-            await self._keep(live, key, first)
-            used_at, measured_at = live.used_at, anyio.current_time()
+            await self._keep(live, key, first, may_be_less=bool(devices) and _may_have_shrunk(live))
             while True:
                 await anyio.sleep(self._again)
                 if not _is_due(live, used_at, measured_at):
@@ -119,10 +120,12 @@ class Ledger:
             if self._serving.pop(live.model.id, None) is not None and live.model.id in self._known:
                 self._tell(live.model.id)
 
-    async def _keep(self, live: LiveRun, key: str, measured: Footprint) -> None:
-        """A first measurement is what the next start will take too."""
+    async def _keep(self, live: LiveRun, key: str, measured: Footprint, *, may_be_less: bool) -> None:
+        """A first measurement is what the next start will take too, unless fitting had to do with what was free."""
+        known = self._known.get(live.model.id)
         self._serving[live.model.id] = measured
-        await self._remember(live.model.id, key, measured)
+        whole = peak(measured, _on_gpus(known)) if may_be_less and known is not None else measured
+        await self._remember(live.model.id, key, whole)
         logger.info("%s takes %s (run %s, measured)", live.model.id, shown(measured), live.id)
 
     async def _grow(self, live: LiveRun, key: str, now: Footprint) -> None:
@@ -130,8 +133,7 @@ class Ledger:
         model = live.model.id
         before, known = self._serving.get(model), self._known.get(model, now)
         self._serving[model] = now
-        on_gpus = Footprint({device: size for device, size in now.amounts.items() if device != HOST})
-        larger = peak(known, on_gpus)
+        larger = peak(known, _on_gpus(now))
         if larger != known:
             await self._remember(model, key, larger)
         elif before is None or _differ(before, now):
@@ -181,13 +183,13 @@ class Ledger:
         drafts = [options[key] for key in DRAFTS if key in options]
         plan = Plan(
             header=header,
-            file=os.path.realpath(str(options.get("model", ""))),
+            file=_real(str(options.get("model", ""))),
             options=options,
             devices={name: device.total for name, device in devices.items()},
             host=next((each.total for each in self.readings.read().devices if each.id == HOST), None),
             projector=inspection.projector,
             draft=inspection.draft,
-            draft_file=os.path.realpath(str(drafts[0])) if drafts else "",
+            draft_file=_real(str(drafts[0])) if drafts else "",
         )
         places = {name: device.memory for name, device in devices.items()}
         shares = (share for share in estimate(plan) if share.bytes)
@@ -206,6 +208,22 @@ class Ledger:
 def shown(footprint: Footprint) -> str:
     """As the log says it."""
     return ", ".join(f"{size / 2**20:.0f} MiB of {device}" for device, size in footprint.total().items())
+
+
+def _on_gpus(footprint: Footprint) -> Footprint:
+    return Footprint({device: size for device, size in footprint.amounts.items() if device != HOST})
+
+
+def _may_have_shrunk(live: LiveRun) -> bool:
+    """Whether fitting may have made the context shorter or left layers out, for others held what it wanted."""
+    words = live.child.command.argv if live.child else ()
+    is_off = any(pair in {("--fit", "off"), ("-fit", "off")} for pair in pairwise(words))
+    return not is_off and not live.was_left_alone
+
+
+def _real(path: str) -> str:
+    """The name by which the kernel knows the file once it is mapped."""
+    return os.fsencode(os.path.realpath(path)).decode(errors="replace")
 
 
 def _with_gpus_of(known: Footprint | None, found: Footprint) -> Footprint:

@@ -46,7 +46,7 @@ def memory_of(pids: Iterable[int], *, root: Path = Path("/")) -> ProcessMemory |
 
 def _memory(path: Path) -> ProcessMemory | None:
     try:
-        text = path.read_text(errors="surrogateescape")
+        text = path.read_text(errors="replace")
     except OSError:  # it is gone, or another user's
         return None
     own = 0

@@ -17,6 +17,7 @@ from supervisor.config.quantities import Address
 from supervisor.config.schema import (
     CAPABILITIES,
     DEFAULTS,
+    MEMORY,
     MODEL,
     PEER,
     PROFILE,
@@ -28,6 +29,7 @@ from supervisor.config.schema import (
 from supervisor.config.values import (
     Capabilities,
     Filters,
+    Memory,
     Model,
     Peer,
     Profile,
@@ -105,6 +107,7 @@ def test_references_lead_somewhere_and_patterns_compile() -> None:
         (PEER, Peer, {"filters", "filters_by_name"}),
         (SELECTOR, Selector, set()),
         (PROFILE, Profile, set()),
+        (MEMORY, Memory, set()),
         (TIMEOUTS, Timeouts, set()),
         (CAPABILITIES, Capabilities, set()),
     ],
@@ -123,6 +126,7 @@ def test_keys_and_fields_have_the_same_names(table: dict[str, Any], type_: type[
     ("table", "value"),
     [
         (SERVER, Server()),
+        (MEMORY, Memory()),
         (MODEL, Model("x")),
         (VARIANT, Variant()),
         (TIMEOUTS, Timeouts()),

@@ -15,6 +15,7 @@ from supervisor.config.values import (
     Config,
     Filters,
     Management,
+    Memory,
     Model,
     Peer,
     Profile,
@@ -48,7 +49,7 @@ def problems(text: str, environ: Mapping[str, str] | None = None) -> list[str]:
 
 def test_an_empty_file_is_a_config_without_models() -> None:
     """Nothing has to be said."""
-    assert config("") == Config(base=BASE)
+    assert config("") == Config(base=BASE, memory=Memory())
 
 
 def test_a_model_of_options_only() -> None:
@@ -521,7 +522,7 @@ def test_a_default_model_that_is_not_there() -> None:
         ),
         (
             "zzz = 1",
-            "zzz: expected a key of this file, found `zzz`; hint: the keys are server, defaults, models, "
+            "zzz: expected a key of this file, found `zzz`; hint: the keys are server, memory, defaults, models, "
             "peers, selectors, profiles",
         ),
     ],
@@ -613,3 +614,26 @@ def test_what_python_cannot_read_is_a_problem_too(text: str) -> None:
     (problem,) = problems(text)
 
     assert problem.startswith("config: expected ")
+
+
+def test_memory_that_models_may_take() -> None:
+    """Sizes by device, and what is left alone of the others."""
+    written = '[memory]\nreserve = "2GiB"\nbudget = { CUDA0 = "20GiB", host = "24GiB" }'
+
+    assert config(written).memory == Memory(2 * 2**30, {"CUDA0": 20 * 2**30, "host": 24 * 2**30})
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('budget = { gpu = "1GiB" }', 'memory.budget.gpu: expected "host", or a device as'),
+        ('budget = { CUDA0 = "lots" }', 'memory.budget.CUDA0: expected a size such as "256MiB", found `"lots"`'),
+        ("reserve = -1", 'memory.reserve: expected a size such as "256MiB", found `-1`'),
+        ("budgets = {}", "memory.budgets: expected a key of [memory], found `budgets`; hint: did you mean `budget`?"),
+    ],
+)
+def test_memory_that_makes_no_sense(line: str, problem: str) -> None:
+    """Devices and sizes are checked where they are written."""
+    (found,) = problems(f"[memory]\n{line}")
+
+    assert found.startswith(problem)

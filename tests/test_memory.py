@@ -1,0 +1,123 @@
+"""Memory as users see it, with real llama-servers: an estimate before the first load, and then what it really took."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.conftest import RunningService, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEMO = Path(__file__).parents[1] / "models" / "gemma-3-270m-q4_k_m.gguf"
+"""Joined by `scripts/demo_model`; without it the tests make do with the tiny model."""
+
+
+def held(pid: int) -> int:
+    """What the kernel counts as the process's: anonymous memory and the pages of mapped files."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines[1:]}
+    return sizes["Anonymous"] + (sizes["Rss"] - sizes["Anonymous"])
+
+
+def memory(service: RunningService, name: str) -> dict[str, Any]:
+    """What `/status` says that a model takes."""
+    found = service.model(name)["memory"]
+    assert isinstance(found, dict)
+    return found
+
+
+def is_measured(service: RunningService, name: str) -> bool:
+    return service.model(name)["memory"] is not None and memory(service, name)["source"] == "measured"
+
+
+@pytest.fixture(params=["tiny", "demo"])
+def model(request: pytest.FixtureRequest, tiny: Path) -> Path:
+    if request.param == "demo" and not DEMO.exists():
+        pytest.skip("the demo model is not here")
+    return DEMO if request.param == "demo" else tiny / "tiny-a.gguf"
+
+
+@pytest.mark.parametrize("context", [512, 8192])
+def test_the_ledger_knows_what_a_process_takes(
+    start: Callable[..., RunningService], tmp_path: Path, model: Path, binary: Path, context: int
+) -> None:
+    """After one load within a tenth of the kernel's count, and after a restart at once."""
+    config = f'[models.m]\nmodel = "{model}"\nbinary = "{binary}"\nctx-size = {context}\n'
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    service = start(config, env=env)
+    eventually(lambda: service.model("m")["memory"] is not None)
+    estimated = memory(service, "m")
+    assert service.chat("m").status_code == 200
+    eventually(lambda: is_measured(service, "m"))
+
+    measured = memory(service, "m")
+    assert measured["devices"]["host"] == pytest.approx(held(service.pid("m")), rel=0.1)
+    assert any(part["file"] == str(model.resolve()) for part in measured["parts"]) or model.stat().st_size < 2**20
+    assert estimated["source"] == "estimate"
+    assert estimated["devices"]["host"] == pytest.approx(measured["devices"]["host"], rel=1.0)
+    service.stop()
+    again = start(config, env=env)
+    eventually(lambda: again.model("m")["memory"] is not None)
+    assert memory(again, "m") == measured
+    assert again.model("m")["process"] is None
+
+
+def test_people_see_where_the_numbers_come_from(
+    start: Callable[..., RunningService], tmp_path: Path, tiny: Path, binary: Path
+) -> None:
+    """`check` and `ps` say how much, how it is known, of what it is made up and how much there may be."""
+    text = f'[memory]\nbudget = {{ host = "2GiB" }}\n[models.m]\nmodel = "{tiny}/tiny-a.gguf"\nbinary = "{binary}"\n'
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    config = tmp_path / "models.toml"
+    config.write_text(text)
+
+    before = run("check", "-c", config, env=env)
+    assert "m: " in before
+    assert " of 2.1 GB on host, estimated: weights tiny-a.gguf" in before or " of 2.1 GB on host, estimated: " in before
+    assert "KV cache (2048 tokens) 1.0 MB" in before
+    service = start(text, env=env)
+    assert service.chat("m").status_code == 200
+    eventually(lambda: is_measured(service, "m"))
+
+    assert "on host, measured: memory of its own " in run("ps", "--url", service.url, env=env)
+    assert " of 2.1 GB on host, measured: memory of its own " in run("check", "-c", config, env=env)
+    told = json.loads(run("check", "-c", config, "--json", env=env))["memory"]
+    assert told["models"]["m"]["source"] == "measured"
+    assert [device["budget_bytes"] for device in told["devices"]] == [2**31]
+    devices = service.status()["devices"]
+    assert isinstance(devices, list)
+    assert devices[0].keys() == {"id", "name", "total_bytes", "free_bytes", "budget_bytes", "uuid", "pci", "unified"}
+    assert 0 < devices[0]["free_bytes"] <= devices[0]["total_bytes"]
+
+
+def test_a_wrapped_server_is_measured_with_its_wrapper(start: Callable[..., RunningService], tmp_path: Path) -> None:
+    """Of a command all processes count; of what nobody knows beforehand there is no estimate."""
+    child = "import sys; held = bytearray(b'x' * (64 << 20)); sys.argv[:] = sys.argv[1:]; import runpy; "
+    child += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    echo = Path(__file__).with_name("echo_server.py")
+    words = ["sh", "-c", '"$@" & wait', "sh", sys.executable, "-c", child, str(echo), "--port", "${PORT}"]
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    service = start(f"[models.m]\ncmd = {json.dumps(words)}\n", env=env)
+    assert service.model("m")["memory"] is None
+
+    assert service.chat("m").status_code == 200
+    eventually(lambda: is_measured(service, "m"))
+
+    assert memory(service, "m")["devices"]["host"] > 64 << 20
+
+
+def run(*words: object, env: dict[str, str]) -> str:
+    """What a command prints."""
+    import os
+
+    argv = [Path(sys.executable).parent / "llama-supervise", *map(str, words)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, **env}, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
