@@ -358,8 +358,6 @@ class World(RuleBasedStateMachine):
 
     def is_in_the_way(self, run: Run, ticket: Ticket, before: Fleet) -> bool:
         """Whether it may not live beside this ticket's model, or there is no place to do so: then and now."""
-        if self.routing is None:
-            return not run.model.pinned
         for fleet in (before, self.fleet):
             house = frozenset(other.model.id for other in fleet.runs if not other.is_leaving)
             has_room = len(fleet.runs) < fleet.config.server.max_loaded
