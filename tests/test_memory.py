@@ -79,8 +79,7 @@ def test_people_see_where_the_numbers_come_from(
     config.write_text(text)
 
     before = run("check", "-c", config, env=env)
-    assert "m: " in before
-    assert " of 2.1 GB on host, estimated: weights tiny-a.gguf" in before or " of 2.1 GB on host, estimated: " in before
+    assert " of 2.1 GB on host, estimated: weights tiny-a.gguf " in before
     assert "KV cache (2048 tokens) 1.0 MB" in before
     service = start(text, env=env)
     assert service.chat("m").status_code == 200

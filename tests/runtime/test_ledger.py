@@ -17,7 +17,7 @@ from supervisor.fleet.values import Phase, Run, RunId
 from supervisor.llama.command import Surroundings
 from supervisor.llama.flags import parse_help
 from supervisor.llama.preflight import Inspection, Inspector
-from supervisor.runtime.ledger import Ledger
+from supervisor.runtime.ledger import BUSY_AGAIN, Ledger, is_due
 from supervisor.runtime.live import LiveRun
 from supervisor.runtime.process_memory import memory_of
 from tests.scripted_readings import ScriptedReadings
@@ -213,28 +213,17 @@ async def test_a_run_that_was_used_is_measured_again(scene: Scene) -> None:
     del held
 
 
-async def test_a_run_that_nobody_uses_is_left_alone(scene: Scene) -> None:
-    """Measuring costs, so it needs a reason: a use that has ended."""
-    ledger, live = scene.service(), running(scene.model)
-    asked = 0
+@pytest.mark.parametrize(
+    ("used_at", "leases", "now", "due"),
+    [(5.0, 0, 100.0, False), (6.0, 0, 11.0, True), (6.0, 1, 11.0, False), (5.0, 1, 10.0 + BUSY_AGAIN, True)],
+    ids=["unused", "a busy spell has ended", "busy", "busy for long"],
+)
+async def test_measuring_needs_a_reason(scene: Scene, used_at: float, leases: int, now: float, due: bool) -> None:
+    """A run that nobody has used since is left alone; one that is busy, until it is idle or for a while."""
+    live = running(scene.model)
+    live.used_at, live.leases = used_at, leases
 
-    def used_by(pids: object) -> dict[str, int]:
-        nonlocal asked
-        asked += 1
-        return {}
-
-    scene.readings.used_by = used_by  # type: ignore[method-assign]
-    async with Following(scene, ledger, live):
-        await until(lambda: is_measured(ledger))
-        for _ in range(20):
-            await anyio.lowlevel.checkpoint()
-        live.used_at, live.leases = 5.0, 1
-        for _ in range(20):
-            await anyio.lowlevel.checkpoint()
-        assert asked == 1
-
-        live.leases = 0
-        await until(lambda: asked == 2)
+    assert is_due(live, now, used_at=5.0, measured_at=10.0) is due
 
 
 # Devices.
