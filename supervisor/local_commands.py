@@ -80,6 +80,9 @@ def check(config: Config, *, as_json: bool) -> int:
         models = [{**_row(config, name, found), "memory": taken[name]} for name, found in inspections.items()]
         console.models_table(models, budget)
         console.memory_of(models[: console.ROWS_SHOWN], budget)
+        for name in (config.memory.budget if config.memory else {}).keys() - {device["id"] for device in devices}:
+            there = ", ".join(f"`{device['id']}`" for device in devices)
+            console.caution(f"memory.budget.{name}: no llama-server here lists such a device", f"there is {there}")
         for name, found in inspections.items():
             console.warn(f"models.{name}", [asdict(warning) for warning in found.warnings])
         problems = [

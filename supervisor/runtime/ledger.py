@@ -19,8 +19,9 @@ import anyio.to_thread
 from supervisor.fleet.memory import HOST, Footprint, Part, Source, peak
 from supervisor.llama.command import child_environment
 from supervisor.llama.devices import listed
-from supervisor.llama.estimate import Plan, estimate
+from supervisor.llama.estimate import estimate
 from supervisor.llama.files import DRAFTS
+from supervisor.llama.offloading import Plan
 from supervisor.runtime.footprints import Footprints
 from supervisor.runtime.measuring import measure
 from supervisor.runtime.start_key import start_key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -110,6 +111,14 @@ class Following:
         await self._tasks.__aexit__(None, None, None)
 
 
+def more(size: int) -> mmap.mmap:
+    """So much more memory for our process, past what it may have lying around unused."""
+    held = mmap.mmap(-1, size)
+    for place in range(0, size, mmap.PAGESIZE):
+        held[place] = 1
+    return held
+
+
 async def until(fact: Callable[[], object]) -> None:
     """Wait for a fact."""
     with anyio.fail_after(10):
@@ -193,13 +202,12 @@ async def test_another_start_is_another_footprint(scene: Scene, change: dict[str
 async def test_a_run_that_was_used_is_measured_again(scene: Scene) -> None:
     """What it takes now is told; what its next start takes on the host is what it took when it was ready."""
     ledger, live = scene.service(), running(scene.model)
-    held = b""
     async with Following(scene, ledger, live):
         await until(lambda: is_measured(ledger))
         first = ledger.footprint("m")
         assert first is not None
 
-        held = b"x" * (first.total()[HOST] // 4)
+        held = more(first.total()[HOST] // 4)
         live.used_at += 1
         await until(lambda: ledger.footprint("m") != first)
         grown = ledger.footprint("m")
@@ -210,7 +218,7 @@ async def test_a_run_that_was_used_is_measured_again(scene: Scene) -> None:
         await until(lambda: scene.told[-1] == ("m", grown))
     assert ledger.footprint("m") == first
     assert scene.told[-1] == ("m", first)
-    del held
+    held.close()
 
 
 @pytest.mark.parametrize(
@@ -276,14 +284,14 @@ async def test_a_start_that_tells_nothing_takes_of_gpus_what_it_took_before(with
     known = ledger.footprint("m")
     assert known is not None
 
-    held = b"x" * (known.total()[HOST] // 4)
+    held = more(known.total()[HOST] // 4)
     async with Following(with_gpu, ledger, running(with_gpu.model)):
         await until(lambda: ledger.of_start("m") != known)
         found = ledger.footprint("m")
 
     assert found is not None
     assert found.amounts["CUDA0"] == known.amounts["CUDA0"]
-    del held
+    held.close()
 
 
 async def test_what_a_run_came_to_on_a_gpu_is_what_its_next_start_takes(with_gpu: Scene) -> None:
