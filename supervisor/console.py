@@ -81,7 +81,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None
     console.print(shown)
 
 
-def models_table(models: Sequence[Mapping[str, Any]]) -> None:
+def models_table(models: Sequence[Mapping[str, Any]], budget: Mapping[str, int] | None = None) -> None:
     """The models of a config: what they are, and whether their files are all right."""
     rows = [
         (
@@ -90,6 +90,7 @@ def models_table(models: Sequence[Mapping[str, Any]]) -> None:
             model["quantisation"] or "",
             str(model["context"] or ""),
             _taken(model.get("memory")),
+            *_explained(model, budget),
             _files(model["problems"]),
         )
         for model in models[:ROWS_SHOWN]
@@ -110,32 +111,41 @@ def processes_table(models: Sequence[Mapping[str, Any]]) -> None:
         ("model", "state", "pid", "memory", "requests", "waiting", "unload in", "tokens/s", "address"),
         [_process_row(model, model["process"] or {}) for model in models],
     )
+    memory_of([model for model in models if model["process"]])
     for model in models:
-        if model["process"]:
-            memory_of(model)
         warn(model["id"], model["warnings"])
 
 
-def memory_of(model: Mapping[str, Any], budget: Mapping[str, int] | None = None) -> None:
-    """A line for each device that a model takes memory of: how much, of how much, and where the number comes from."""
+def memory_of(models: Sequence[Mapping[str, Any]], budget: Mapping[str, int] | None = None) -> None:
+    """On a terminal, below a table, where the numbers in its column `memory` come from; elsewhere the rows say it."""
+    for model in models if console.is_terminal else ():
+        for line in _memory_lines(model, budget):
+            console.print(Text(f"{model['id']}: {line}", "dim"))
+
+
+def _explained(model: Mapping[str, Any], budget: Mapping[str, int] | None = None) -> tuple[str, ...]:
+    """A cell more where no lines come below the table."""
+    return () if console.is_terminal else ("; ".join(_memory_lines(model, budget)),)
+
+
+def _memory_lines(model: Mapping[str, Any], budget: Mapping[str, int] | None) -> Iterator[str]:
+    """For each device that a model takes memory of: how much, of how much, and where the number comes from."""
     memory = model.get("memory") or {"devices": {}}
     for device, taken in memory["devices"].items():
         parts = ", ".join(_parts([part for part in memory["parts"] if part["device"] == device]))
         of = f" of {size(budget[device])}" if budget and device in budget else ""
         word = "measured" if memory["source"] == "measured" else "estimated"
-        console.print(Text(f"{model['id']}: {size(taken)}{of} on {device}, {word}: {parts}", "dim"))
+        yield f"{size(taken)}{of} on {device}, {word}: {parts}"
 
 
 def _parts(parts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The parts of what is taken of one device; programs and libraries in one."""
-    small = [part["bytes"] for part in parts if part["file"] and part["bytes"] < SMALL]
+    small = [part for part in parts if part["label"] == "mapped" and part["bytes"] < SMALL]
     for part in parts:
-        if not part["file"]:
-            yield f"{part['label']} {size(part['bytes'])}"
-        elif part["bytes"] >= SMALL:
-            yield f"{part['label']} {Path(part['file']).name} {size(part['bytes'])}"
+        if part not in small:
+            yield " ".join(filter(None, (part["label"], Path(part["file"]).name, size(part["bytes"]))))
     if small:
-        yield f"{len(small)} other mapped files {size(sum(small))}"
+        yield f"programs and libraries {size(sum(part['bytes'] for part in small))}"
 
 
 def _taken(memory: Mapping[str, Any] | None) -> str:
@@ -167,6 +177,7 @@ def _process_row(model: Mapping[str, Any], process: Mapping[str, Any]) -> Sequen
         "pinned" if model["pinned"] else duration(left) if left is not None else "",
         f"{speed:.1f}" if speed else "",
         process.get("endpoint") or "",
+        *_explained(model),
     )
 
 

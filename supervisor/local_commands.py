@@ -76,12 +76,13 @@ def check(config: Config, *, as_json: bool) -> int:
         sys.stdout.write(msgspec.json.encode(shown).decode() + "\n")
     else:
         console.odd(config.warnings)
-        console.models_table(
-            [{**_row(config, name, found), "memory": taken[name]} for name, found in inspections.items()]
-        )
-        budget = {str(device["id"]): device["budget_bytes"] for device in devices if device["budget_bytes"] is not None}
-        for name in list(inspections)[: console.ROWS_SHOWN]:
-            console.memory_of({"id": name, "memory": taken[name]}, budget)
+        budget = {device["id"]: device["budget_bytes"] for device in devices if device["budget_bytes"] is not None}
+        models = [{**_row(config, name, found), "memory": taken[name]} for name, found in inspections.items()]
+        console.models_table(models, budget)
+        console.memory_of(models[: console.ROWS_SHOWN], budget)
+        for name in (config.memory.budget if config.memory else {}).keys() - {device["id"] for device in devices}:
+            there = ", ".join(f"`{device['id']}`" for device in devices)
+            console.caution(f"memory.budget.{name}: no llama-server here lists such a device", f"there is {there}")
         for name, found in inspections.items():
             console.warn(f"models.{name}", [asdict(warning) for warning in found.warnings])
         problems = [

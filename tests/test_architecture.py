@@ -41,7 +41,9 @@ PURE = (
     "llama/fit",
     "llama/flags",
     "llama/gguf_weights",
+    "llama/gguf_facts",
     "llama/kv_cache",
+    "llama/offloading",
     "llama/load_mode",
 )
 IMPURE = ("config/loader",)

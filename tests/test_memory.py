@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from supervisor.llama.estimate import estimate
+from supervisor.llama.gguf import read_header
+from supervisor.llama.offloading import Plan
 from tests.conftest import RunningService, eventually
 
 if TYPE_CHECKING:
@@ -69,6 +75,48 @@ def test_the_ledger_knows_what_a_process_takes(
     assert again.model("m")["process"] is None
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ctx-size": 512},
+        {"ctx-size": 4096, "parallel": 1},
+        {"ctx-size": 4096, "parallel": 2, "ubatch-size": 256},
+        {"ctx-size": 16384, "kv-unified": True, "parallel": 3},
+    ],
+)
+def test_estimates_are_what_llama_server_allocates(
+    tmp_path: Path, model: Path, binary: Path, options: dict[str, int | bool]
+) -> None:
+    """Of caches to the byte, of compute buffers within a tenth, as the child itself tells of them."""
+    told = allocated(tmp_path, model, binary, options)
+
+    estimated = estimate(Plan(header=read_header(model), file=str(model), options=options))
+
+    of_caches = sum(part.bytes for part in estimated if part.label.startswith("KV cache"))
+    computing = sum(part.bytes for part in estimated if part.label == "compute buffer")
+    assert of_caches == pytest.approx(told["KV"], abs=0.02 * 2**20)
+    assert computing == pytest.approx(told["compute"], rel=0.1)
+
+
+def allocated(folder: Path, model: Path, binary: Path, options: dict[str, int | bool]) -> Counter[str]:
+    """Bytes by kind of buffer, from the log of a real start."""
+    words = [
+        word for name, value in options.items() for word in (f"--{name}", *([] if value is True else [str(value)]))
+    ]
+    argv = [binary, "-m", model, *words, "-fit", "off", "-lv", "4", "--host", folder / "x.sock", "--port", "0"]
+    env = {**os.environ, "LLAMA_SERVER_ROUTER_PORT": "0", "XDG_CONFIG_HOME": str(folder)}
+    log = folder / "log"
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=env) as process,
+    ):
+        assert process.stdout is not None
+        assert any(b'"ready"' in line for line in process.stdout), log.read_text()
+        process.communicate()
+    found = re.findall(r"CPU +(\w+) buffer size = +([\d.]+) MiB", log.read_text())
+    return sum((Counter({kind: round(float(size) * 2**20)}) for kind, size in found), Counter())
+
+
 def test_people_see_where_the_numbers_come_from(
     start: Callable[..., RunningService], tmp_path: Path, tiny: Path, binary: Path
 ) -> None:
@@ -79,8 +127,7 @@ def test_people_see_where_the_numbers_come_from(
     config.write_text(text)
 
     before = run("check", "-c", config, env=env)
-    assert "m: " in before
-    assert " of 2.1 GB on host, estimated: weights tiny-a.gguf" in before or " of 2.1 GB on host, estimated: " in before
+    assert " of 2.1 GB on host, estimated: weights tiny-a.gguf " in before
     assert "KV cache (2048 tokens) 1.0 MB" in before
     service = start(text, env=env)
     assert service.chat("m").status_code == 200
@@ -88,6 +135,11 @@ def test_people_see_where_the_numbers_come_from(
 
     assert "on host, measured: memory of its own " in run("ps", "--url", service.url, env=env)
     assert " of 2.1 GB on host, measured: memory of its own " in run("check", "-c", config, env=env)
+    config.write_text(text.replace("host =", 'CUDA7 = "1GiB", host ='))
+    assert "memory.budget.CUDA7: no llama-server here lists such a device" in run(
+        "check", "-c", config, env=env, of="err"
+    )
+    config.write_text(text)
     told = json.loads(run("check", "-c", config, "--json", env=env))["memory"]
     assert told["models"]["m"]["source"] == "measured"
     assert [device["budget_bytes"] for device in told["devices"]] == [2**31]
@@ -113,11 +165,9 @@ def test_a_wrapped_server_is_measured_with_its_wrapper(start: Callable[..., Runn
     assert memory(service, "m")["devices"]["host"] > 64 << 20
 
 
-def run(*words: object, env: dict[str, str]) -> str:
+def run(*words: object, env: dict[str, str], of: str = "out") -> str:
     """What a command prints."""
-    import os
-
     argv = [Path(sys.executable).parent / "llama-supervise", *map(str, words)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, **env}, timeout=60)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stderr if of == "err" else done.stdout

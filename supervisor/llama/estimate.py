@@ -6,18 +6,25 @@ spec/llama-server.md report. A first load measures what this guesses.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor.llama.kv_cache import Context, cache_bytes, number, window_of
+from supervisor.llama.offloading import (
+    HOST,
+    NAMES,
+    Plan,
+    draft_of,
+    first_home,
+    homes_of,
+    layers_on_devices,
+    used_devices,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from supervisor.config.values import Option
-    from supervisor.llama.gguf import Header
 
-HOST = "host"
 MIB = 2**20
 
 SLOTS = 4
@@ -34,35 +41,6 @@ VOCABULARY = 200
 DRIVER = {"CUDA": (350 * MIB, 200 * MIB), "ROCm": (350 * MIB, 200 * MIB), "Vulkan": (100 * MIB, 60 * MIB)}
 """What a driver takes for a process of its device and of the host: a guess, for it depends on both."""
 
-_NAMES = {
-    "ctx-size": ("ctx-size", "c"),
-    "n-gpu-layers": ("n-gpu-layers", "gpu-layers", "ngl"),
-    "parallel": ("parallel", "np"),
-    "kv-unified": ("kv-unified", "kvu"),
-    "batch-size": ("batch-size", "b"),
-    "ubatch-size": ("ubatch-size", "ub"),
-    "cache-type-k": ("cache-type-k", "ctk"),
-    "cache-type-v": ("cache-type-v", "ctv"),
-    "flash-attn": ("flash-attn", "fa"),
-    "device": ("device", "dev"),
-    "split-mode": ("split-mode", "sm"),
-    "tensor-split": ("tensor-split", "ts"),
-    "main-gpu": ("main-gpu", "mg"),
-    "kv-offload": ("kv-offload", "kvo"),
-    "no-kv-offload": ("no-kv-offload", "nkvo"),
-    "cpu-moe": ("cpu-moe", "cmoe"),
-    "n-cpu-moe": ("n-cpu-moe", "ncmoe"),
-    "fit": ("fit",),
-    "fit-ctx": ("fit-ctx", "fitc"),
-    "load-mode": ("load-mode", "lm"),
-}
-_DRAFT = {
-    "n-gpu-layers": ("spec-draft-ngl", "gpu-layers-draft", "n-gpu-layers-draft", "ngld"),
-    "cache-type-k": ("spec-draft-type-k", "cache-type-k-draft", "ctkd"),
-    "cache-type-v": ("spec-draft-type-v", "cache-type-v-draft", "ctvd"),
-    "device": ("spec-draft-device", "device-draft", "devd"),
-}
-
 
 class Share(NamedTuple):
     """One part of an estimate."""
@@ -72,31 +50,6 @@ class Share(NamedTuple):
     bytes: int
     file: str = ""
     """The file it is mapped from."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What is known of a start before it."""
-
-    header: Header
-    file: str
-    options: Mapping[str, Option] = field(default_factory=dict)
-    devices: Mapping[str, int] = field(default_factory=dict)
-    """What its binary can use beside the processor, in its order, and how large each is; empty: nothing."""
-    host: int | None = None
-    """Bytes of the machine's memory."""
-    projector: Header | None = None
-    draft: Header | None = None
-    draft_file: str = ""
-
-    def option(self, name: str, default: Option) -> Option:
-        """By any of its spellings."""
-        return next((self.options[each] for each in _NAMES[name] if each in self.options), default)
-
-    def count(self, name: str, default: int) -> int:
-        """One that is a number; `auto`, `all`, 0 and less mean the default."""
-        value = self.option(name, default)
-        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
 
 
 def estimate(plan: Plan) -> tuple[Share, ...]:
@@ -109,19 +62,19 @@ def estimate(plan: Plan) -> tuple[Share, ...]:
 
 def _whole_files(plan: Plan) -> Iterator[Share]:
     """What can be said of a file whose layers are not known."""
-    yield Share("weights", _first(plan), plan.header.file_bytes)
+    yield Share("weights", first_home(plan), plan.header.file_bytes)
     yield Share("program", HOST, PROGRAM)
 
 
 def _fitted(plan: Plan) -> tuple[Context, int]:
     """The context and the layers on devices after `--fit` has had its way: first the context, then layers."""
-    context, layers = context_of(plan), _layers(plan)
+    context, layers = context_of(plan), layers_on_devices(plan)
     if plan.option("fit", "on") in (False, "off") or _fits(plan, context, layers):
         return context, layers
     least = plan.count("fit-ctx", FIT_CONTEXT)
     if not plan.count("ctx-size", 0):
         context = _largest(context, least, lambda smaller: _fits(plan, smaller, layers))
-    if plan.devices and not any(name in plan.options for name in _NAMES["n-gpu-layers"]):
+    if plan.devices and not any(name in plan.options for name in NAMES["n-gpu-layers"]):
         while layers and not _fits(plan, context, layers, of_devices_only=True):
             layers -= 1
     return context, layers
@@ -159,66 +112,9 @@ def context_of(plan: Plan) -> Context:
     )
 
 
-def _layers(plan: Plan) -> int:
-    """How many layers go to devices, the output counted as one."""
-    most = (plan.header.block_count or 0) + 1
-    asked = plan.option("n-gpu-layers", most)
-    if not _used_devices(plan) or asked in (0, "0"):
-        return 0
-    return min(asked, most) if isinstance(asked, int) and asked > 0 else most
-
-
-def _used_devices(plan: Plan) -> dict[str, int]:
-    """The devices that layers are spread over."""
-    named = plan.option("device", "")
-    names = (
-        str(",".join(map(str, named)) if isinstance(named, tuple) else named).split(",") if named else [*plan.devices]
-    )
-    used = {name: plan.devices[name] for name in names if name in plan.devices}
-    if plan.option("split-mode", "layer") == "none" and used:
-        main = plan.option("main-gpu", 0)
-        chosen = [*used][main if isinstance(main, int) and 0 <= main < len(used) else 0]
-        return {chosen: used[chosen]}
-    return used
-
-
-def _first(plan: Plan) -> str:
-    return next(iter(_used_devices(plan)), HOST) if _layers(plan) else HOST
-
-
-def _homes(plan: Plan, layers: int) -> list[str]:
-    """The device of each layer, the output's last: the first ones stay with the processor, the rest is spread."""
-    blocks, used = plan.header.block_count or 0, _used_devices(plan)
-    begin = blocks + 1 - layers
-    shares = _shares(plan, used)
-    return [HOST] * begin + [_place(shares, place / layers) for place in range(layers)]
-
-
-def _shares(plan: Plan, used: Mapping[str, int]) -> dict[str, float]:
-    """How much of the layers each device gets: `--tensor-split`, or by their sizes."""
-    split = plan.option("tensor-split", "")
-    texts = [str(each) for each in split] if isinstance(split, tuple) else str(split).replace("/", ",").split(",")
-    try:
-        weights = [float(text) for text in texts]
-    except ValueError:
-        weights = [float(size) for size in used.values()]
-    weights = (weights + [0.0] * len(used))[: len(used)]
-    whole = sum(weights) or 1.0
-    return {name: weight / whole for name, weight in zip(used, weights, strict=True)}
-
-
-def _place(shares: Mapping[str, float], at: float) -> str:
-    end = 0.0
-    for name, share in shares.items():
-        end += share
-        if at < end:
-            return name
-    return next(reversed([*shares]), HOST)
-
-
 def _parts(plan: Plan, context: Context, layers: int) -> tuple[Share, ...]:
     """Weights, cache and what computing needs, by device."""
-    homes = _homes(plan, layers)
+    homes = homes_of(plan, layers)
     return (
         *_weights(plan, homes),
         *_cache(plan, context, homes),
@@ -300,23 +196,15 @@ def _extras(plan: Plan, context: Context) -> Iterator[Share]:
         offloads = plan.options.get("mmproj-offload") is not False and plan.options.get("no-mmproj-offload") is not True
         yield Share("projector", next(iter(plan.devices), HOST) if offloads else HOST, plan.projector.weights.total)
     if plan.draft is not None and plan.draft.block_count is not None:
-        draft = _draft(plan)
+        draft = draft_of(plan)
         theirs = replace(context_of(draft), tokens=context.tokens)
-        yield from (part._replace(label=f"draft: {part.label}") for part in _parts(draft, theirs, _layers(draft)))
+        yield from (
+            part._replace(label=f"draft: {part.label}") for part in _parts(draft, theirs, layers_on_devices(draft))
+        )
     yield Share("vocabulary", HOST, VOCABULARY * (plan.header.vocabulary_size or 0))
     yield Share("program", HOST, PROGRAM)
-    if _layers(plan):
-        for device in _used_devices(plan):
+    if layers_on_devices(plan):
+        for device in used_devices(plan):
             of_device, of_host = next((sizes for kind, sizes in DRIVER.items() if device.startswith(kind)), (0, 0))
             yield Share("driver", device, of_device)
             yield Share("driver", HOST, of_host)
-
-
-def _draft(plan: Plan) -> Plan:
-    """The draft model as a model of its own."""
-    assert plan.draft is not None
-    theirs = {name: plan.options[each] for name, names in _DRAFT.items() for each in names if each in plan.options}
-    kept = {key: value for key, value in plan.options.items() if not any(key in _NAMES[name] for name in _DRAFT)}
-    return Plan(
-        header=plan.draft, file=plan.draft_file, options={**kept, **theirs}, devices=plan.devices, host=plan.host
-    )

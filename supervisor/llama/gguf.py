@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor.llama.gguf_cursor import U32, U64, Cursor, GgufError, Reason
+from supervisor.llama.gguf_facts import Facts, Numbers, Value
 from supervisor.llama.gguf_types import (
     ARRAY,
     BOOL,
@@ -45,9 +46,6 @@ MAX_LAYERS = 4096
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
-
-Value = bool | int | float | str
-Numbers = int | tuple[int, ...]
 
 SAMPLING_PREFIX = "general.sampling."
 WANTED_TEXTS = ("general.architecture", "general.name", "general.type", SAMPLING_PREFIX)
@@ -171,38 +169,8 @@ def _printable(start: bytes) -> str:
     return "".join(chr(byte) if 32 <= byte < 127 and byte != ord("`") else f"\\x{byte:02x}" for byte in start)
 
 
-class _Facts:
-    """Keys and values as they stand in the file: numbers, the few texts we want, and the lengths of arrays."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Value] = {}
-        self.lengths: dict[str, int] = {}
-        self.lists: dict[str, tuple[int, ...]] = {}
-
-    def text(self, key: str, default: str = "") -> str:
-        value = self.values.get(key)
-        return value if isinstance(value, str) else default
-
-    def number(self, key: str) -> int | None:
-        value = self.values.get(key)
-        return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-    def numbers(self, architecture: str) -> dict[str, Numbers]:
-        """All integers of this architecture."""
-        prefix = f"{architecture}."
-        found: dict[str, Numbers] = {}
-        for key in (key for key in (*self.values, *self.lists) if key.startswith(prefix)):
-            value = self.lists.get(key) or self.number(key)
-            if value is not None:
-                found[key.removeprefix(prefix)] = value
-        return found
-
-    def is_true(self, key: str) -> bool:
-        return self.values.get(key) is True
-
-
-def _read_facts(cursor: Cursor, count: int) -> _Facts:
-    facts = _Facts()
+def _read_facts(cursor: Cursor, count: int) -> Facts:
+    facts = Facts()
     for _ in range(count):
         key = cursor.text()
         kind = cursor.number(U32)
@@ -227,7 +195,7 @@ def _read_value(cursor: Cursor, kind: int) -> Value:
     return float(f"{value:.7g}") if kind == FLOAT32 else value
 
 
-def _read_array(cursor: Cursor, key: str, facts: _Facts) -> None:
+def _read_array(cursor: Cursor, key: str, facts: Facts) -> None:
     kind = cursor.number(U32)
     facts.lengths[key] = length = cursor.number(U64)
     if kind in INTEGERS and length <= MAX_LAYERS and key.endswith(PER_LAYER):
@@ -265,7 +233,7 @@ def _tensor_bytes(kind: int, elements: int) -> int:
     return -(-elements // known.elements) * known.bytes if known else 0
 
 
-def _conclude(version: int, facts: _Facts, tensors: list[_Tensor], cursor: Cursor) -> Header:
+def _conclude(version: int, facts: Facts, tensors: list[_Tensor], cursor: Cursor) -> Header:
     architecture = facts.text("general.architecture")
     return Header(
         version=version,
@@ -294,7 +262,7 @@ def _conclude(version: int, facts: _Facts, tensors: list[_Tensor], cursor: Curso
     )
 
 
-def _quantisation(facts: _Facts, tensors: Iterable[_Tensor]) -> str:
+def _quantisation(facts: Facts, tensors: Iterable[_Tensor]) -> str:
     file_type = facts.number("general.file_type")
     if file_type is not None and file_type & ~GUESSED_FILE_TYPE in FILE_TYPES:
         return FILE_TYPES[file_type & ~GUESSED_FILE_TYPE]
@@ -309,7 +277,7 @@ def _type_name(kind: int) -> str:
     return TENSOR_TYPES[kind].name if kind in TENSOR_TYPES else ""
 
 
-def _sampling(facts: _Facts) -> dict[str, Value]:
+def _sampling(facts: Facts) -> dict[str, Value]:
     return {
         key.removeprefix(SAMPLING_PREFIX): value
         for key, value in facts.values.items()
@@ -317,7 +285,7 @@ def _sampling(facts: _Facts) -> dict[str, Value]:
     }
 
 
-def _expected_bytes(facts: _Facts, tensors: Iterable[_Tensor], cursor: Cursor) -> int:
+def _expected_bytes(facts: Facts, tensors: Iterable[_Tensor], cursor: Cursor) -> int:
     alignment = facts.values.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         cursor.implausible("an alignment that is a power of two", f"`{alignment}`")

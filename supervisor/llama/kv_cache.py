@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from supervisor.llama.gguf import Header, Numbers
+    from supervisor.llama.gguf import Header
+    from supervisor.llama.gguf_facts import Numbers
 
 CELL_BYTES = {
     "f32": 4.0,

@@ -19,8 +19,9 @@ import anyio.to_thread
 from supervisor.fleet.memory import HOST, Footprint, Part, Source, peak
 from supervisor.llama.command import child_environment
 from supervisor.llama.devices import listed
-from supervisor.llama.estimate import Plan, estimate
+from supervisor.llama.estimate import estimate
 from supervisor.llama.files import DRAFTS
+from supervisor.llama.offloading import Plan
 from supervisor.runtime.footprints import Footprints
 from supervisor.runtime.measuring import measure
 from supervisor.runtime.start_key import start_key
@@ -109,7 +110,7 @@ class Ledger:
             await self._keep(live, key, first, may_be_less=bool(devices) and _may_have_shrunk(live))
             while True:
                 await anyio.sleep(self._again)
-                if not _is_due(live, used_at, measured_at):
+                if not is_due(live, anyio.current_time(), used_at=used_at, measured_at=measured_at):
                     continue
                 used_at, measured_at = live.used_at, anyio.current_time()
                 now = await self._measured(live, devices)
@@ -234,11 +235,11 @@ def _with_gpus_of(known: Footprint | None, found: Footprint) -> Footprint:
     return Footprint.of((*found.parts, *gpus), found.source)
 
 
-def _is_due(live: LiveRun, used_at: float, measured_at: float) -> bool:
-    """At the end of a busy spell, or after long enough in one."""
-    if live.used_at <= used_at and not live.leases:
-        return False
-    return not live.leases or anyio.current_time() - measured_at >= BUSY_AGAIN
+def is_due(live: LiveRun, now: float, *, used_at: float, measured_at: float) -> bool:
+    """Whether it is worth measuring again: at the end of a busy spell, or after long enough in one."""
+    if live.leases:
+        return now - measured_at >= BUSY_AGAIN
+    return live.used_at > used_at
 
 
 def _differ(before: Footprint, now: Footprint) -> bool:

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.llama.estimate import HOST, Plan, Share, estimate
+from supervisor.llama.estimate import Share, estimate
 from supervisor.llama.gguf import Header
 from supervisor.llama.gguf_weights import Weights, weights_of
 from supervisor.llama.kv_cache import Context, cache_bytes
+from supervisor.llama.offloading import HOST, Plan
 
 MIB = 2**20
 GIB = 2**30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from supervisor.fleet.values import Phase, Run, RunId
 from supervisor.llama.command import Surroundings
 from supervisor.llama.flags import parse_help
 from supervisor.llama.preflight import Inspection, Inspector
-from supervisor.runtime.ledger import Ledger
+from supervisor.runtime.ledger import BUSY_AGAIN, Ledger, is_due
 from supervisor.runtime.live import LiveRun
 from supervisor.runtime.process_memory import memory_of
 from tests.scripted_readings import ScriptedReadings
@@ -110,6 +111,14 @@ class Following:
         await self._tasks.__aexit__(None, None, None)
 
 
+def more(size: int) -> mmap.mmap:
+    """So much more memory for our process, past what it may have lying around unused."""
+    held = mmap.mmap(-1, size)
+    for place in range(0, size, mmap.PAGESIZE):
+        held[place] = 1
+    return held
+
+
 async def until(fact: Callable[[], object]) -> None:
     """Wait for a fact."""
     with anyio.fail_after(10):
@@ -193,13 +202,12 @@ async def test_another_start_is_another_footprint(scene: Scene, change: dict[str
 async def test_a_run_that_was_used_is_measured_again(scene: Scene) -> None:
     """What it takes now is told; what its next start takes on the host is what it took when it was ready."""
     ledger, live = scene.service(), running(scene.model)
-    held = b""
     async with Following(scene, ledger, live):
         await until(lambda: is_measured(ledger))
         first = ledger.footprint("m")
         assert first is not None
 
-        held = b"x" * (first.total()[HOST] // 4)
+        held = more(first.total()[HOST] // 4)
         live.used_at += 1
         await until(lambda: ledger.footprint("m") != first)
         grown = ledger.footprint("m")
@@ -210,31 +218,20 @@ async def test_a_run_that_was_used_is_measured_again(scene: Scene) -> None:
         await until(lambda: scene.told[-1] == ("m", grown))
     assert ledger.footprint("m") == first
     assert scene.told[-1] == ("m", first)
-    del held
+    held.close()
 
 
-async def test_a_run_that_nobody_uses_is_left_alone(scene: Scene) -> None:
-    """Measuring costs, so it needs a reason: a use that has ended."""
-    ledger, live = scene.service(), running(scene.model)
-    asked = 0
+@pytest.mark.parametrize(
+    ("used_at", "leases", "now", "due"),
+    [(5.0, 0, 100.0, False), (6.0, 0, 11.0, True), (6.0, 1, 11.0, False), (5.0, 1, 10.0 + BUSY_AGAIN, True)],
+    ids=["unused", "a busy spell has ended", "busy", "busy for long"],
+)
+async def test_measuring_needs_a_reason(scene: Scene, used_at: float, leases: int, now: float, due: bool) -> None:
+    """A run that nobody has used since is left alone; one that is busy, until it is idle or for a while."""
+    live = running(scene.model)
+    live.used_at, live.leases = used_at, leases
 
-    def used_by(pids: object) -> dict[str, int]:
-        nonlocal asked
-        asked += 1
-        return {}
-
-    scene.readings.used_by = used_by  # type: ignore[method-assign]
-    async with Following(scene, ledger, live):
-        await until(lambda: is_measured(ledger))
-        for _ in range(20):
-            await anyio.lowlevel.checkpoint()
-        live.used_at, live.leases = 5.0, 1
-        for _ in range(20):
-            await anyio.lowlevel.checkpoint()
-        assert asked == 1
-
-        live.leases = 0
-        await until(lambda: asked == 2)
+    assert is_due(live, now, used_at=5.0, measured_at=10.0) is due
 
 
 # Devices.
@@ -287,14 +284,14 @@ async def test_a_start_that_tells_nothing_takes_of_gpus_what_it_took_before(with
     known = ledger.footprint("m")
     assert known is not None
 
-    held = b"x" * (known.total()[HOST] // 4)
+    held = more(known.total()[HOST] // 4)
     async with Following(with_gpu, ledger, running(with_gpu.model)):
         await until(lambda: ledger.of_start("m") != known)
         found = ledger.footprint("m")
 
     assert found is not None
     assert found.amounts["CUDA0"] == known.amounts["CUDA0"]
-    del held
+    held.close()
 
 
 async def test_what_a_run_came_to_on_a_gpu_is_what_its_next_start_takes(with_gpu: Scene) -> None:
