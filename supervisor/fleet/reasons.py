@@ -34,7 +34,19 @@ def evicted(fleet: Fleet, eviction: Eviction, new: Iterable[Run], now: float) ->
     victims, placement = tuple(new), eviction.placement
     room = Room(limits(fleet, now), (run.footprint for run in fleet.runs))
     gone = " and ".join(described(run, now) for run in victims)
-    return _tell(Kind.EVICTED, eviction.model, f"{eviction.model} {_needs(placement, room)}; evicted {gone}", victims)
+    why = (
+        f"{eviction.model} {_needs(placement, room)}" if eviction.model else f"more is taken than may be: {_over(room)}"
+    )
+    return _tell(Kind.EVICTED, eviction.model, f"{why}; evicted {gone}", victims)
+
+
+def _over(room: Room) -> str:
+    over = {name: -free for name in room.limits if (free := room.free(name) or 0) < 0}
+    parts = (
+        f"{amount} too many are loaded" if name == PLACES else f"{size(amount)} {place(name)}"
+        for name, amount in over.items()
+    )
+    return " and ".join(parts)
 
 
 def evicted_by_rule(models: Iterable[str], victims: Iterable[Run], now: float) -> Tell:
@@ -87,8 +99,8 @@ def _obstacle(fleet: Fleet, model: str) -> str:
 def _leaves(run: Run) -> str:
     if run.phase is Phase.STOPPING or not run.leases:
         return f"{run.model.id} is being stopped"
-    requests = "a request" if run.leases == 1 else f"{run.leases} requests"
-    return f"{run.model.id} leaves once {requests} in flight have ended"
+    requests = "its request has" if run.leases == 1 else f"its {run.leases} requests have"
+    return f"{run.model.id} leaves once {requests} been served"
 
 
 def described(run: Run, now: float) -> str:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from supervisor.fleet.books import FIRST_GUESS
 from supervisor.fleet.constraints import LOOKAHEAD
-from supervisor.fleet.room import Placement, Room, best, limits, placements
-from supervisor.fleet.values import Phase
+from supervisor.fleet.memory import Footprint
+from supervisor.fleet.room import Placement, Room, best, limits, placements, takes
+from supervisor.fleet.values import PLACES, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence, Set
+    from collections.abc import Iterable, Iterator, Sequence, Set
 
-    from supervisor.fleet.memory import Footprint
     from supervisor.fleet.values import Fleet, Run, RunId
 
 SHORTEST_GAP = 0.1
@@ -27,6 +27,7 @@ class Eviction:
     """Who leaves for one model, and the way it is placed then."""
 
     model: str
+    """Empty: they leave because too much is taken as it is."""
     placement: Placement
     victims: tuple[Run, ...]
 
@@ -51,18 +52,36 @@ class _Choice:
         self._room = Room(self._within, (run.footprint for run in self._staying))
 
     def of(self, coming: Sequence[str]) -> tuple[Eviction, ...]:
-        found = []
+        found = [*self._relief()]
         for name in coming[:LOOKAHEAD]:
             options = placements(self._fleet, self._fleet.config.models[name], self._within)
             placed = best(self._fleet, self._room, options)
             if placed is None and (eviction := self._cheapest(name, options)):
                 found.append(eviction)
                 placed = eviction.placement
-                for victim in eviction.victims:
-                    self._staying.remove(victim)
-                    self._room.give_back(victim.footprint)
+                self._let_go(eviction.victims)
             self._room.take((placed or options[0]).footprint)
         return tuple(found)
+
+    def _relief(self) -> Iterator[Eviction]:
+        """Runs have grown, or a limit was lowered: idle ones leave; where there are too many, busy ones too."""
+        room = Room(limits(self._fleet, self._now, by_reading=False), (run.footprint for run in self._staying))
+        victims = []
+        for run in sorted(self._staying, key=self._turn):
+            over = {name for name in room.limits if (room.free(name) or 0) < 0}
+            is_wanted = run.leases > 0 or run.model.id in self._fleet.queue.wanted
+            if run.model.pinned or not takes(run.footprint) & (over & {PLACES} if is_wanted else over):
+                continue
+            victims.append(run)
+            room.give_back(run.footprint)
+        self._let_go(victims)
+        if victims:
+            yield Eviction("", Placement(Footprint()), tuple(victims))
+
+    def _let_go(self, victims: Iterable[Run]) -> None:
+        for victim in victims:
+            self._staying.remove(victim)
+            self._room.give_back(victim.footprint)
 
     def _cheapest(self, name: str, options: Sequence[Placement]) -> Eviction | None:
         order = sorted(evictable(self._fleet, name, self._staying, self._now), key=self._turn)

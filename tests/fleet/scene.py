@@ -44,14 +44,14 @@ def given(
     *models: str | Model,
     routing: Groups | Matrix | None = None,
     priorities: Mapping[str, int] | None = None,
-    **server: float,
+    **server: float | str | None,
 ) -> Scene:
     """An empty stage with these models in the config and these `[server]` settings."""
     config = replace(config_of(*models, **server), routing=routing, priorities=priorities or {})
     return Scene(Fleet(config))
 
 
-def config_of(*models: str | Model, **server: float) -> Config:
+def config_of(*models: str | Model, **server: float | str | None) -> Config:
     whole = [Model(model) if isinstance(model, str) else model for model in models]
     return Config(
         Path("/"), Server(**{"max_loaded": 1, "max_wait": 60.0, **server}), {model.id: model for model in whole}
@@ -157,3 +157,5 @@ class Scene:
                 return Grant(ticket, models[run])
             case Refuse(ticket, error):
                 return Refuse(ticket, type(error))
+            case _:
+                return action

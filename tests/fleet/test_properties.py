@@ -270,6 +270,11 @@ class World(RuleBasedStateMachine):
                 self.children[run_id].used_at = self.now
             case Refuse(ticket, error):
                 self.check_refuse(self.answer(ticket), error, event, before)
+            case _:
+                self.note(action)
+
+    def note(self, action: Action) -> None:
+        raise AssertionError(f"nobody asked for {action}")
 
     def answer(self, ticket: TicketId) -> Ticket:
         """Exactly one answer per ticket, and none to who went away."""
@@ -360,11 +365,14 @@ class World(RuleBasedStateMachine):
         """Whether it may not live beside this ticket's model, or there is no place to do so: then and now."""
         for fleet in (before, self.fleet):
             house = frozenset(other.model.id for other in fleet.runs if not other.is_leaving)
-            has_room = len(fleet.runs) < fleet.config.server.max_loaded
+            has_room = self.has_room(fleet, ticket.model)
             excluded = run.model.id in evicted_by(self.routing, ticket.model, house | {run.model.id})
             if not excluded and (has_room or run.model.pinned):
                 return False
         return True
+
+    def has_room(self, fleet: Fleet, model: str) -> bool:
+        return len(fleet.runs) < fleet.config.server.max_loaded
 
     def is_overdue(self, ticket: Ticket, before: Fleet) -> bool:
         return self.now - ticket.since >= MAX_WAIT and self.waits_for_room(ticket, before)
@@ -386,7 +394,7 @@ class World(RuleBasedStateMachine):
     @invariant()
     def memory(self) -> None:
         """Living children fit, and the planner knows each of them with the leases it really has."""
-        assert len(self.children) <= self.fleet.config.server.max_loaded
+        assert self.fleet.config.server.max_loaded is None or len(self.children) <= self.fleet.config.server.max_loaded
         assert self.fleet == self.recounted()
         assert {run.id for run in self.fleet.runs} == self.children.keys()
 
