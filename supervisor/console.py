@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,6 +202,14 @@ def report(failure: Mapping[str, Any]) -> None:
             console.print(Text(title.replace("_", " "), "dim"))
             for line in failure[title]:
                 console.print(Text(f"  {line}"))
+
+
+def decisions(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What was decided, oldest first."""
+    console.print(Text("decisions", "dim"))
+    for row in rows:
+        at = time.strftime("%H:%M:%S", time.localtime(row["at"]))
+        console.print(Text.assemble(f"  {at} ", (f"{row['kind']:8} ", "bold"), row["reason"]))
 
 
 def problems_table(rows: Sequence[tuple[str, str, str]]) -> None:

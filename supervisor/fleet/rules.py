@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import islice
-from math import inf
+from math import ceil, inf
 from typing import TYPE_CHECKING
 
 from supervisor.errors import CannotFit, QueueFull, ShuttingDown, SupervisorError
@@ -31,6 +31,7 @@ from supervisor.fleet.values import (
     TicketId,
 )
 from supervisor.fleet.victims import choose
+from supervisor.fleet.waiting import expected_wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence, Set
@@ -43,8 +44,7 @@ QUIET_SECONDS = 60.0
 """After the last request, before what is to be there when nothing is asked for is loaded."""
 TAKEN_RETRY_AFTER = 10.0
 """Seconds; nobody knows what the other processes are about to do."""
-QUEUE_FULL_RETRY_AFTER = 5.0
-"""Seconds; a guess that spreads retries, for nobody knows how long the requests ahead will take."""
+SHORTEST_RETRY = 1.0
 
 
 def in_turn(fleet: Fleet, now: float) -> Fleet:
@@ -72,7 +72,7 @@ def refusal_of_one_more(fleet: Fleet, ticket: Ticket, now: float) -> QueueFull |
     return QueueFull(
         f"{waiting} requests are waiting already",
         hint="try again later, or raise `server.max_queue`",
-        retry_after=QUEUE_FULL_RETRY_AFTER,
+        retry_after=ceil(max(expected_wait(fleet, ticket.model, now), SHORTEST_RETRY)),
     )
 
 
@@ -189,11 +189,11 @@ class _Line:
         if self._room is None:
             self._room = Room(self._within, (run.footprint for run in fleet.runs))
         options = placements(fleet, fleet.config.models[model], self._within)
-        placed = best(fleet, self._room, options) or options[0]
-        lacking = self._room.lacks(placed.footprint)
-        self._room.take(placed.footprint)
+        placed = best(fleet, self._room, options)
+        lacking = set() if placed else {name for each in options for name in self._room.lacks(each.footprint)}
+        self._room.take((placed or options[0]).footprint)
         out = evicted_by(fleet.config.routing, model, frozenset(self._house))
-        return {*out, *(run.model.id for run in self._unpinned if lacking.keys() & takes(run.footprint))}
+        return {*out, *(run.model.id for run in self._unpinned if lacking & takes(run.footprint))}
 
 
 def _on_hand(fleet: Fleet) -> set[str]:

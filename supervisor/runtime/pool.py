@@ -45,6 +45,7 @@ from supervisor.fleet.values import (
     TicketId,
     UnloadAsked,
 )
+from supervisor.fleet.waiting import expected_wait
 from supervisor.record.decisions import Decisions
 from supervisor.runtime.checks import keep_checking
 from supervisor.runtime.lease import Lease
@@ -155,6 +156,10 @@ class Pool:
     def is_open(self, model: str) -> bool:
         """Whether a lease on this model can be had without waiting for its start."""
         return model in self._open
+
+    def expected_wait(self, model: str) -> float:
+        """Seconds of loading until a request for this model would be let through, as far as can be told."""
+        return expected_wait(self.fleet, model, self._clock())
 
     def start_loading(self, model: str) -> None:
         """Load this model in the background, as if a request had come for it."""

@@ -17,8 +17,8 @@ from supervisor.config.values import Memory, Spread
 from supervisor.errors import CannotFit, Failure
 from supervisor.fleet.memory import HOST, Device, Footprint, Measured, Reading, Source, sum_of
 from supervisor.fleet.planner import decide
-from supervisor.fleet.room import Room, limits, placements
-from supervisor.fleet.values import Exited, Fleet, Load, Look, Observed, Reason, Spawn
+from supervisor.fleet.room import Room, limits, placements, takes
+from supervisor.fleet.values import Exited, Fleet, Load, Look, Observed, Reason, Run, Spawn
 from tests.fleet import test_properties
 from tests.fleet.scene import config_of
 from tests.fleet.test_properties import DRAIN, MAX_WAIT, MODELS, NAMES
@@ -153,10 +153,17 @@ class MemoryWorld(test_properties.World):
         if not isinstance(error, CannotFit):
             super().check_refuse(ticket, error, event, before)
 
-    def has_room(self, fleet: Fleet, model: str) -> bool:
+    def is_in_the_way(self, run: Run, ticket: Ticket, before: Fleet) -> bool:
+        """Whether it holds something of what the ticket's model lacks, wherever that is put: then and now."""
+        return not run.model.pinned and all(
+            takes(run.footprint) & self.lacking(fleet, ticket.model) for fleet in (before, self.fleet)
+        )
+
+    def lacking(self, fleet: Fleet, model: str) -> set[str]:
         within = limits(fleet, self.now)
         room = Room(within, (run.footprint for run in fleet.runs))
-        return any(not room.lacks(each.footprint) for each in placements(fleet, fleet.config.models[model], within))
+        found = [room.lacks(each.footprint) for each in placements(fleet, fleet.config.models[model], within)]
+        return {name for each in found for name in each} if all(found) else set()
 
     def go_on(self) -> None:
         if self.looks:
