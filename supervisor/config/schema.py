@@ -146,6 +146,15 @@ def _timeouts(response_header: str) -> dict[str, Key]:
 
 TIMEOUTS = _timeouts("never")
 
+HOOKS = {
+    "before_load": Key(COMMAND, "Run to its end before the model's process is started."),
+    "after_load": Key(COMMAND, "Run once the model is ready; requests do not wait for it."),
+    "before_unload": Key(COMMAND, "Run to its end before the process is told to leave."),
+    "after_unload": Key(COMMAND, "Run to its end once the process is gone, before its memory counts as free."),
+    "timeout": Key(POSITIVE_DURATION, "How long one of them may take before it is killed.", "30s"),
+    "required": Key(BOOLEAN, "Do not load the model when `before_load` fails; otherwise that is a warning.", False),
+}
+
 CAPABILITIES = {
     "inputs": Key(MODALITIES, "What it understands: text, audio, image."),
     "outputs": Key(MODALITIES, "What it answers with: text, audio, image."),
@@ -228,6 +237,7 @@ MODEL = {
         DURATION, "How long a `cmd` gets to leave before it is killed; without it `stop_timeout` of the server."
     ),
     "timeouts": Key(record(TIMEOUTS), "How long the steps of a request to its server may take."),
+    "hooks": Key(record(HOOKS), "Commands to run before and after its process lives, without a shell."),
     "ignore_websockets": Key(BOOLEAN, "Websockets neither start it nor keep it loaded.", False),
     "send_loading_state": Key(BOOLEAN, "Tell a waiting chat stream as reasoning how loading goes.", False),
     "stall_timeout": Key(

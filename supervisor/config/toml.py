@@ -22,6 +22,7 @@ from supervisor.config.values import (
     Capabilities,
     Config,
     Filters,
+    Hooks,
     Memory,
     Model,
     Peer,
@@ -44,7 +45,7 @@ T = TypeVar("T")
 Fields = dict[str, object]
 
 SYNTAX_ERROR = re.compile(r"(?P<reason>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.S)
-MERGED = ("options", "sampling", "env", "metadata", "set_params", "timeouts")
+MERGED = ("options", "sampling", "env", "metadata", "set_params", "timeouts", "hooks")
 """What a model has key by key on top of `[defaults]`; anything else replaces it."""
 FILTERS = ("set_params", "set_params_by_name", "strip_params")
 LLAMA_ONLY = ("options", "sampling", "binary", "transport")
@@ -203,6 +204,7 @@ def _model(name: str, fields: Fields) -> Model:
     own = _filters(fields)
     variants = {key: _variant(own, each) for key, each in _tables(fields, "variants")}
     made: Fields = {"id": name, "variants": variants, "timeouts": _made(Timeouts, _table(fields, "timeouts"))}
+    made["hooks"] = _made(Hooks, _table(fields, "hooks"))
     if "capabilities" in fields:
         made["capabilities"] = _made(Capabilities, _table(fields, "capabilities"))
     return _made(Model, {**_without_filters(fields), **_all_filters(fields), **made})

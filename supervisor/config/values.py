@@ -131,6 +131,24 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class Hooks:
+    """Commands that are run around the life of a model's process; empty: none."""
+
+    before_load: tuple[str, ...] = ()
+    """Run to its end before the process is started."""
+    after_load: tuple[str, ...] = ()
+    """Started once the model is ready; requests do not wait for it."""
+    before_unload: tuple[str, ...] = ()
+    """Run to its end before the process is told to leave; a crash leaves no time for it."""
+    after_unload: tuple[str, ...] = ()
+    """Run to its end once the process is gone; until then its memory counts as taken."""
+    timeout: float = 30.0
+    """Seconds after which a command is killed and has failed."""
+    required: bool = False
+    """Whether the model is not loaded when `before_load` fails."""
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One `[models.NAME]` table with `[defaults]` already under it."""
 
@@ -175,6 +193,7 @@ class Model:
     """Requests at a time; None leaves queueing to the child."""
     overload: Overload = Overload.WAIT
     timeouts: Timeouts = field(default_factory=Timeouts)
+    hooks: Hooks = field(default_factory=Hooks)
     ignore_websockets: bool = False
     """Whether websockets neither start the model nor keep it loaded."""
     send_loading_state: bool = False

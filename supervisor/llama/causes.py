@@ -571,6 +571,12 @@ UNKNOWN = Cause(
     permanent=False,
     serving=True,
 )
+HOOK_FAILED = Cause(
+    "hook_failed",
+    "its hook `{hook}` failed: {detail}",
+    "what it printed is in the model's log; without `hooks.required` it would be a warning",
+    permanent=False,
+)
 INTERNAL = Cause(
     "internal_error",
     "the supervisor itself failed ({detail})",
@@ -589,6 +595,7 @@ ENDS: tuple[Cause, ...] = (
     MODEL_FILE_CHANGED,
     KILLED,
     UNKNOWN,
+    HOOK_FAILED,
     INTERNAL,
 )
 

@@ -22,6 +22,7 @@ from supervisor.llama.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
 from supervisor.runtime.address import taken_before, taken_meanwhile
 from supervisor.runtime.child import Child
 from supervisor.runtime.hearing import became_ready, listen, load_report
+from supervisor.runtime.hooks import HookRunner
 from supervisor.runtime.ledger import Ledger
 from supervisor.runtime.ports import MARK
 from supervisor.runtime.readings import Machine
@@ -70,6 +71,8 @@ class Launcher:
         self._redact = Redactor.of(config)
         self.ledger = Ledger(inspector, readings=readings or Machine(), cache_dir=cache_dir)
         """What each model takes of every device."""
+        self.hooks = HookRunner(around, log_of=lambda model: logs.writer(model, 0), redact=self._redact)
+        """The owner's commands around the life of each model."""
         self._tuner = Tuner(inspector, cache_dir)
         self._warmer = Warmer(inspector)
         self._running: dict[int, LiveRun] = {}
@@ -99,7 +102,14 @@ class Launcher:
             return failure
         for warning in inspection.warnings:
             live.warn(warning)
-        command, end = await self._attempts(live, inspection, on_ready)
+        problem = await self.hooks.run("before_load", model)
+        if problem is not None and model.hooks.required:
+            return report(model.id, found("hook_failed", hook="before_load", detail=problem))
+        try:
+            command, end = await self._attempts(live, inspection, on_ready)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.hooks.run("after_unload", model)
         diagnosis = await self._diagnosed(model, command, end)
         return report(model.id, diagnosis, end=end, command=command.shown, binary=_binary(inspection))
 
@@ -162,6 +172,7 @@ class Launcher:
                 tasks.start_soon(watch_for_stalls, live)
                 tasks.start_soon(self._learn, live, tuning, inspection.binary, is_ready)
                 tasks.start_soon(self.ledger.follow, live, inspection, is_ready)
+                tasks.start_soon(self._greet, live, is_ready)
                 end = await self._run_child(live, command, ready)
                 tasks.cancel_scope.cancel()
             return command, end
@@ -200,6 +211,10 @@ class Launcher:
         if is_llama_server(program):
             command = raw_command(model, self._around, port=port, program=program)
         return replace(command, env={**command.env, MARK: f"{os.getpid()}.{run}"})
+
+    async def _greet(self, live: LiveRun, is_ready: anyio.Event) -> None:
+        await is_ready.wait()
+        await self.hooks.run("after_load", live.model, live.pid)
 
     def broken(self, live: LiveRun, exc: Exception) -> Failure:
         """The report of a run that ended by a fault of ours."""

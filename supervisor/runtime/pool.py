@@ -227,7 +227,10 @@ class Pool:
             case Terminate(run_id):
                 live = self._runs[run_id]
                 logger.info("stopping %s (run %s, pid %s)", live.model.id, run_id, live.pid)
-                live.terminate(by_shutdown=self.fleet.closing)
+                if live.load is not None and live.model.hooks.before_unload:
+                    self._tasks.start_soon(self._part_from, live)
+                else:
+                    live.terminate(by_shutdown=self.fleet.closing)
             case Grant(ticket, run_id):
                 live = self._runs[run_id]
                 self._use(live)
@@ -364,6 +367,11 @@ class Pool:
                 failure = self.fleet.failures[live.model.id]  # with the pause that the planner has put into it
                 self._note(failure)
             live.end(failure)
+
+    async def _part_from(self, live: LiveRun) -> None:
+        """End a run that has a last wish."""
+        await self._launcher.hooks.run("before_unload", live.model, live.pid)
+        live.terminate(by_shutdown=self.fleet.closing)
 
     def _became_ready(self, live: LiveRun) -> None:
         logger.info("%s is ready after %s (run %s, pid %s)", live.model.id, live.load, live.id, live.pid)

@@ -19,6 +19,7 @@ from supervisor.config.schema import (
     CAPABILITIES,
     DEFAULTS,
     GROUP,
+    HOOKS,
     MEMORY,
     MODEL,
     PEER,
@@ -31,6 +32,7 @@ from supervisor.config.schema import (
 from supervisor.config.values import (
     Capabilities,
     Filters,
+    Hooks,
     Memory,
     Model,
     Peer,
@@ -112,6 +114,7 @@ def test_references_lead_somewhere_and_patterns_compile() -> None:
         (MEMORY, Memory, set()),
         (GROUP, Group, set()),
         (TIMEOUTS, Timeouts, set()),
+        (HOOKS, Hooks, set()),
         (CAPABILITIES, Capabilities, set()),
     ],
 )
