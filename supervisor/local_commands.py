@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import anyio
 import msgspec.json
 
-from supervisor import console, server
+from supervisor import console, server, systemd
 from supervisor.api.fleet_status import fleet_status
 from supervisor.config.problems import ConfigInvalid
 from supervisor.doctor import bundle
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 def serve(config: Config, *, watch: bool = False) -> int:
     """Serve until told to stop."""
+    offer = systemd.take_offer(os.environ, os.getpid())
     console.set_up_logging(config.server.log_level, config.server.log_time_format)
     console.odd(config.warnings)
     if watch:
@@ -42,11 +43,11 @@ def serve(config: Config, *, watch: bool = False) -> int:
     if not config.server.api_keys and not _is_loopback(config.server.host):
         console.caution(f"without API keys, whoever reaches port {config.server.port} may use every model")
     try:
-        server.run(config, on_listening=_greet)
+        server.run(config, on_listening=_greet, offer=offer)
     except server.AddressTaken as exc:
         console.complain(str(exc), "stop the other program, or give `--listen HOST:PORT`")
         return 1
-    except server.TlsUnusable as exc:
+    except (server.TlsUnusable, systemd.SocketUnusable) as exc:
         console.complain(str(exc), exc.hint)
         return 2
     return 0

@@ -16,7 +16,7 @@ LEVELS = (
     {"record"},
     {"runtime"},
     {"proxy", "api"},
-    {"app"},
+    {"app", "systemd"},
     {"server"},
     {"service_client"},
     {"console", "doctor"},
