@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from supervisor.config.values import Config
 
-COMMANDS = ("serve", "check", "command", "doctor", "ps", "load", "unload", "logs", "why")
+COMMANDS = ("serve", "check", "command", "doctor", "ps", "load", "unload", "logs", "why", "health", "service")
 VALUED = {"-c", "--config", "--config-dir", "--listen", "--tls-cert-file", "--tls-key-file", "--url", "-o", "--output"}
 ONE_DASH = {"-config", "-config-dir", "-listen", "-tls-cert-file", "-tls-key-file", "-watch-config", "-version"}
 """The options of llama-swap, which may be written with one dash or two."""
@@ -103,7 +103,21 @@ def _parser() -> argparse.ArgumentParser:
     logs = _model(commands.add_parser("logs", parents=[talking], help="what a model printed"), optional=True)
     logs.add_argument("-f", "--follow", action="store_true", help="go on as more comes")
     _model(commands.add_parser("why", parents=[talking], help="why a model failed last"))
+    health = commands.add_parser("health", parents=[common], help="exit code 0 if the service answers")
+    health.add_argument("--url", help="the running service; by default where the config says it listens")
+    _service(commands.add_parser("service", help="run it under systemd"))
     return parser
+
+
+def _service(parser: argparse.ArgumentParser) -> None:
+    target = argparse.ArgumentParser(add_help=False)
+    target.add_argument("--user", action="store_true", help="a service of yours instead of the system's")
+    target.add_argument("--dry-run", action="store_true", help="change nothing, print what would be")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    install = actions.add_parser("install", parents=[target], help="write the unit, enable and start it")
+    install.add_argument("-c", "--config", type=Path, metavar="FILE", help="the config; models.toml or llama-swap's")
+    install.add_argument("--config-dir", type=Path, metavar="DIR", help="llama-swap's files here are added to it")
+    actions.add_parser("uninstall", parents=[target], help="stop and disable the unit, and remove it")
 
 
 def _version() -> str:
@@ -126,6 +140,12 @@ def _run(options: argparse.Namespace) -> int:
     try:
         if options.command in {"serve", "check", "command", "doctor"}:
             return _with_config(options)
+        if options.command == "service":
+            return _as_service(options)
+        if options.command == "health":
+            from supervisor.health_command import health
+
+            return health(_given_url(options) or _url_of(_config(options)))
         return _with_service(options)
     except ConfigInvalid as exc:
         for problem in exc.problems:
@@ -181,6 +201,17 @@ def _with_service(options: argparse.Namespace) -> int:
                 return remote.logs(options.model, follow=options.follow)
             case _:
                 return remote.why(options.model)
+
+
+def _as_service(options: argparse.Namespace) -> int:
+    from supervisor.service_commands import ServiceCommands
+
+    commands = ServiceCommands(is_user=options.user)
+    if options.action == "uninstall":
+        return commands.uninstall(dry_run=options.dry_run)
+    given = {"-c": _config_path(options), "--config-dir": options.config_dir}
+    sources = {option: path for option, path in given.items() if path is not None}
+    return commands.install(_config(options), sources, dry_run=options.dry_run)
 
 
 def _config_if_needed(options: argparse.Namespace) -> Config:
@@ -262,3 +293,7 @@ def _as_told(config: Config, options: argparse.Namespace, *, is_swap: bool) -> C
     if problems:
         raise ConfigInvalid(problems)
     return replace(config, server=replace(server, host=address.host, port=address.port))
+
+
+if __name__ == "__main__":
+    main()
