@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     from supervisor.config.values import Config
 
 COMMANDS = ("serve", "check", "command", "doctor", "ps", "load", "unload", "logs", "why", "health", "service")
-VALUED = {"-c", "--config", "--config-dir", "--listen", "--tls-cert-file", "--tls-key-file", "--url", "-o", "--output"}
+VALUED = {
+    "-c",
+    "--config",
+    "--config-dir",
+    "--listen",
+    "--tls-cert-file",
+    "--tls-key-file",
+    "--url",
+    "-o",
+    "--output",
+    "--log-format",
+}
 ONE_DASH = {"-config", "-config-dir", "-listen", "-tls-cert-file", "-tls-key-file", "-watch-config", "-version"}
 """The options of llama-swap, which may be written with one dash or two."""
 SWITCHES = {"--watch-config", "--version", "-version"}
@@ -84,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--listen", metavar="HOST:PORT", help="instead of `server.listen`")
     serve.add_argument("--tls-cert-file", metavar="FILE", help="serve HTTPS with this certificate")
     serve.add_argument("--tls-key-file", metavar="FILE", help="the key of that certificate")
+    serve.add_argument("--log-format", choices=("text", "json"), help="instead of `server.log_format`")
     serve.add_argument("--watch-config", action="store_true", help=argparse.SUPPRESS)
     check = commands.add_parser("check", parents=[common], help="look at config, binaries and files; start nothing")
     check.add_argument("--json", action="store_true", help="print JSON for scripts")
@@ -135,8 +147,10 @@ def _model(parser: argparse.ArgumentParser, *, optional: bool = False) -> argpar
 
 def _run(options: argparse.Namespace) -> int:
     from supervisor.config.problems import ConfigInvalid
-    from supervisor.console import complain
+    from supervisor.console import complain, set_up_logging
 
+    if getattr(options, "log_format", None) == "json":
+        set_up_logging("info", as_json=True)
     try:
         if options.command in {"serve", "check", "command", "doctor"}:
             return _with_config(options)
@@ -274,8 +288,11 @@ def _as_told(config: Config, options: argparse.Namespace, *, is_swap: bool) -> C
     """The config with what the command line says in its place."""
     from supervisor.config.problems import ConfigInvalid, Mismatch, Problem
     from supervisor.config.quantities import Address, listen_address
+    from supervisor.config.values import LogFormat
 
     server, problems = config.server, []
+    if getattr(options, "log_format", None) is not None:
+        server = replace(server, log_format=LogFormat(options.log_format))
     listen, certificate, key = (getattr(options, name, None) for name in ("listen", "tls_cert_file", "tls_key_file"))
     if certificate and key:
         server = replace(

@@ -27,7 +27,7 @@ import uvicorn
 
 from supervisor.api.service import Service
 from supervisor.app import App
-from supervisor.config.values import Console
+from supervisor.config.values import Console, LogFormat
 from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
 from supervisor.llama.command import Surroundings
@@ -37,6 +37,7 @@ from supervisor.proxy.peers import Peers
 from supervisor.record.bus import Bus
 from supervisor.record.echo import Echo
 from supervisor.record.inflight import InFlight
+from supervisor.record.json_log import child_line
 from supervisor.record.own_log import LineHandler, formatter
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from supervisor.config.values import Config
+    from supervisor.runtime.logs import Line
     from supervisor.systemd import Notifier, Offer
 
 logger = logging.getLogger("supervisor.server")
@@ -307,9 +309,16 @@ def _logs(config: Config) -> Iterator[Logs]:
     own = LineHandler(into_ring, asyncio.get_running_loop(), formatter(server.log_time_format))
     root = logging.getLogger("supervisor")
     root.addHandler(own)
+    as_json = server.log_format is LogFormat.JSON
     with contextlib.ExitStack() as stack:
         stack.callback(root.removeHandler, own)
         if server.log_time_format is not None and server.log_to_stdout is not Console.NONE:
             echo = stack.enter_context(Echo(sys.stdout.buffer))
-            logs.shown.sinks.append(lambda line: echo.write(line.text))
+            logs.shown.sinks.append(partial(_echo_as_json, echo) if as_json else lambda line: echo.write(line.text))
         yield logs
+
+
+def _echo_as_json(echo: Echo, line: Line) -> None:
+    """Show what a child has printed; our own log is on stderr in that form already."""
+    if line.stream != "log":
+        echo.write(child_line(line.text, run=line.run, stream=line.stream, at=line.at))

@@ -1,4 +1,4 @@
-"""The service as a unit of systemd: its text, what systemd's own tools say of it, and the commands that put it there."""
+"""The service as a unit of systemd: its text, what systemd's own tools say of it, and what puts it there."""
 
 from __future__ import annotations
 
