@@ -28,7 +28,7 @@ from supervisor.proxy.dialects import Dialect, error_response
 from supervisor.proxy.heads import header
 from supervisor.proxy.relay import Proxy, answer_to
 from supervisor.proxy.routes import COMFYUI, ROUTES, UPSTREAM
-from supervisor.proxy.websocket import Upgrade, WebSocketProxy, refuse
+from supervisor.proxy.websocket import Upgrade, WebSocketProxy, named, refuse
 from supervisor.record.access_log import access_log
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class App:
         except SupervisorError as exc:
             self.refuse(client, exc)
         except Exception:
-            logger.exception("bug: %s %s broke", client.method, client.path)
+            logger.exception("bug: %s %s broke", client.method, client.path, extra={"request_id": client.request_id})
             self.refuse(client, InternalError("something broke; the service's log has the details"))
 
     def _early(self, client: Client) -> None:
@@ -132,6 +132,7 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Tunnel it to its child."""
+        send = named(scope, send)
         if self._access_log is None:
             await self._websocket(scope, receive, send)
             return

@@ -16,8 +16,19 @@ if TYPE_CHECKING:
 
     from supervisor.config.values import Config
 
-COMMANDS = ("serve", "check", "command", "doctor", "ps", "load", "unload", "logs", "why")
-VALUED = {"-c", "--config", "--config-dir", "--listen", "--tls-cert-file", "--tls-key-file", "--url", "-o", "--output"}
+COMMANDS = ("serve", "check", "command", "doctor", "ps", "load", "unload", "logs", "why", "health", "service")
+VALUED = {
+    "-c",
+    "--config",
+    "--config-dir",
+    "--listen",
+    "--tls-cert-file",
+    "--tls-key-file",
+    "--url",
+    "-o",
+    "--output",
+    "--log-format",
+}
 ONE_DASH = {"-config", "-config-dir", "-listen", "-tls-cert-file", "-tls-key-file", "-watch-config", "-version"}
 """The options of llama-swap, which may be written with one dash or two."""
 SWITCHES = {"--watch-config", "--version", "-version"}
@@ -84,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--listen", metavar="HOST:PORT", help="instead of `server.listen`")
     serve.add_argument("--tls-cert-file", metavar="FILE", help="serve HTTPS with this certificate")
     serve.add_argument("--tls-key-file", metavar="FILE", help="the key of that certificate")
+    serve.add_argument("--log-format", choices=("text", "json"), help="instead of `server.log_format`")
     serve.add_argument("--watch-config", action="store_true", help=argparse.SUPPRESS)
     check = commands.add_parser("check", parents=[common], help="look at config, binaries and files; start nothing")
     check.add_argument("--json", action="store_true", help="print JSON for scripts")
@@ -103,7 +115,21 @@ def _parser() -> argparse.ArgumentParser:
     logs = _model(commands.add_parser("logs", parents=[talking], help="what a model printed"), optional=True)
     logs.add_argument("-f", "--follow", action="store_true", help="go on as more comes")
     _model(commands.add_parser("why", parents=[talking], help="why a model failed last"))
+    health = commands.add_parser("health", parents=[common], help="exit code 0 if the service answers")
+    health.add_argument("--url", help="the running service; by default where the config says it listens")
+    _service(commands.add_parser("service", help="run it under systemd"))
     return parser
+
+
+def _service(parser: argparse.ArgumentParser) -> None:
+    target = argparse.ArgumentParser(add_help=False)
+    target.add_argument("--user", action="store_true", help="a service of yours instead of the system's")
+    target.add_argument("--dry-run", action="store_true", help="change nothing, print what would be")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    install = actions.add_parser("install", parents=[target], help="write the unit, enable and start it")
+    install.add_argument("-c", "--config", type=Path, metavar="FILE", help="the config; models.toml or llama-swap's")
+    install.add_argument("--config-dir", type=Path, metavar="DIR", help="llama-swap's files here are added to it")
+    actions.add_parser("uninstall", parents=[target], help="stop and disable the unit, and remove it")
 
 
 def _version() -> str:
@@ -121,11 +147,19 @@ def _model(parser: argparse.ArgumentParser, *, optional: bool = False) -> argpar
 
 def _run(options: argparse.Namespace) -> int:
     from supervisor.config.problems import ConfigInvalid
-    from supervisor.console import complain
+    from supervisor.console import complain, set_up_logging
 
+    if getattr(options, "log_format", None) == "json":
+        set_up_logging("info", as_json=True)
     try:
         if options.command in {"serve", "check", "command", "doctor"}:
             return _with_config(options)
+        if options.command == "service":
+            return _as_service(options)
+        if options.command == "health":
+            from supervisor.health_command import health
+
+            return health(_given_url(options) or _url_of(_config(options)))
         return _with_service(options)
     except ConfigInvalid as exc:
         for problem in exc.problems:
@@ -181,6 +215,17 @@ def _with_service(options: argparse.Namespace) -> int:
                 return remote.logs(options.model, follow=options.follow)
             case _:
                 return remote.why(options.model)
+
+
+def _as_service(options: argparse.Namespace) -> int:
+    from supervisor.service_commands import ServiceCommands
+
+    commands = ServiceCommands(is_user=options.user)
+    if options.action == "uninstall":
+        return commands.uninstall(dry_run=options.dry_run)
+    given = {"-c": _config_path(options), "--config-dir": options.config_dir}
+    sources = {option: path for option, path in given.items() if path is not None}
+    return commands.install(_config(options), sources, dry_run=options.dry_run)
 
 
 def _config_if_needed(options: argparse.Namespace) -> Config:
@@ -243,8 +288,11 @@ def _as_told(config: Config, options: argparse.Namespace, *, is_swap: bool) -> C
     """The config with what the command line says in its place."""
     from supervisor.config.problems import ConfigInvalid, Mismatch, Problem
     from supervisor.config.quantities import Address, listen_address
+    from supervisor.config.values import LogFormat
 
     server, problems = config.server, []
+    if getattr(options, "log_format", None) is not None:
+        server = replace(server, log_format=LogFormat(options.log_format))
     listen, certificate, key = (getattr(options, name, None) for name in ("listen", "tls_cert_file", "tls_key_file"))
     if certificate and key:
         server = replace(
@@ -262,3 +310,7 @@ def _as_told(config: Config, options: argparse.Namespace, *, is_swap: bool) -> C
     if problems:
         raise ConfigInvalid(problems)
     return replace(config, server=replace(server, host=address.host, port=address.port))
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from dataclasses import replace
@@ -14,7 +15,9 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
+from supervisor import systemd
 from supervisor.record import own_log
+from supervisor.record.json_log import JsonFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,29 +37,45 @@ ROWS_SHOWN = 50
 SMALL = 16_000_000
 """Bytes; mapped files of less are not named."""
 
+logger = logging.getLogger("supervisor.console")
+
+_speaks_json = False
+"""Whether what is written has to be JSON, because a program reads it."""
+
 console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 errors = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
-def set_up_logging(level: str, time_format: str | None = None) -> None:
-    """Our log on stderr: coloured for people, one plain line each for the journal.
+def set_up_logging(level: str, time_format: str | None = None, *, as_json: bool = False) -> None:
+    """Our log on stderr: coloured for people, one plain line each for the journal, one object each for programs.
 
     With llama-swap's lines, the service writes those of our log to stdout, if at all; other libraries' stay here.
     """
     handler: logging.Handler
-    if sys.stderr.isatty() and time_format is None:
+    if sys.stderr.isatty() and time_format is None and not as_json:
         handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False, log_time_format="%X")
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(own_log.OwnFormatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(own_log.formatter(time_format))
-    if time_format is not None:
+        handler.setFormatter(_formatter(time_format, as_json=as_json))
+    if time_format is not None and not as_json:
         handler.addFilter(_is_foreign)
+    global _speaks_json  # noqa: PLW0603 - stdout and stderr are there once, too
+    _speaks_json = as_json
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("supervisor").setLevel(level.upper())
     logging.getLogger("uvicorn.error").addFilter(_is_news)
+
+
+def _formatter(time_format: str | None, *, as_json: bool) -> logging.Formatter:
+    goes_to_journal = systemd.is_journal(os.environ, os.fstat(sys.stderr.fileno()))
+    if as_json:
+        return own_log.JournalFormatter(JsonFormatter()) if goes_to_journal else JsonFormatter()
+    if goes_to_journal and time_format is None:
+        return own_log.JournalFormatter(own_log.OwnFormatter(own_log.IN_JOURNAL))
+    return own_log.formatter(time_format)
 
 
 def _is_foreign(record: logging.LogRecord) -> bool:
@@ -239,14 +258,20 @@ def odd(problems: Iterable[Problem]) -> None:
 
 
 def caution(message: str, hint: str = "") -> None:
-    """A warning of a command."""
+    """A warning of a command; of a service whose log is for programs, a line of that."""
+    if _speaks_json:
+        logger.warning("%s", f"{message}; hint: {hint}" if hint else message)
+        return
     errors.print(Text.assemble(("warning: ", "bold yellow"), message))
     if hint:
         errors.print(Text.assemble(("hint: ", "bold"), hint))
 
 
 def complain(message: str, hint: str = "") -> None:
-    """An error of a command."""
+    """An error of a command, or as `caution`."""
+    if _speaks_json:
+        logger.error("%s", f"{message}; hint: {hint}" if hint else message)
+        return
     errors.print(Text.assemble(("error: ", "bold red"), message))
     if hint:
         errors.print(Text.assemble(("hint: ", "bold"), hint))

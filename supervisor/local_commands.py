@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import shlex
 import sys
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING
 import anyio
 import msgspec.json
 
-from supervisor import console, server
+from supervisor import console, server, systemd
 from supervisor.api import memory_status
 from supervisor.api.fleet_status import fleet_status
 from supervisor.config.problems import ConfigInvalid
+from supervisor.config.values import LogFormat
 from supervisor.doctor import bundle
 from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
@@ -34,20 +36,25 @@ if TYPE_CHECKING:
     from supervisor.llama.preflight import Inspection
 
 
+logger = logging.getLogger("supervisor.server")
+
+
 def serve(config: Config, *, watch: bool = False) -> int:
     """Serve until told to stop."""
-    console.set_up_logging(config.server.log_level, config.server.log_time_format)
+    offer = systemd.take_offer(os.environ, os.getpid())
+    as_json = config.server.log_format is LogFormat.JSON
+    console.set_up_logging(config.server.log_level, config.server.log_time_format, as_json=as_json)
     console.odd(config.warnings)
     if watch:
         console.caution("`--watch-config` does nothing yet: restart the service after a change of its config")
     if not config.server.api_keys and not _is_loopback(config.server.host):
         console.caution(f"without API keys, whoever reaches port {config.server.port} may use every model")
     try:
-        server.run(config, on_listening=_greet)
+        server.run(config, on_listening=_greet_in_log if as_json else _greet, offer=offer)
     except server.AddressTaken as exc:
         console.complain(str(exc), "stop the other program, or give `--listen HOST:PORT`")
         return 1
-    except server.TlsUnusable as exc:
+    except (server.TlsUnusable, systemd.SocketUnusable) as exc:
         console.complain(str(exc), exc.hint)
         return 2
     return 0
@@ -141,6 +148,10 @@ def _greet(service: Service, url: str) -> None:
     assert isinstance(shown, list)
     console.models_table(shown)
     console.console.print(f"listening on {url}")
+
+
+def _greet_in_log(service: Service, url: str) -> None:
+    logger.info("listening on %s", url, extra={"address": url})
 
 
 def _launcher(config: Config) -> Launcher:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import faulthandler
 import gc
 import logging
 import math
@@ -26,7 +27,7 @@ import uvicorn
 
 from supervisor.api.service import Service
 from supervisor.app import App
-from supervisor.config.values import Console
+from supervisor.config.values import Console, LogFormat
 from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
 from supervisor.llama.command import Surroundings
@@ -36,17 +37,21 @@ from supervisor.proxy.peers import Peers
 from supervisor.record.bus import Bus
 from supervisor.record.echo import Echo
 from supervisor.record.inflight import InFlight
+from supervisor.record.json_log import child_line
 from supervisor.record.own_log import LineHandler, formatter
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
 from supervisor.runtime.pool import Pool
 from supervisor.runtime.ports import listener_of
+from supervisor.systemd import MARGIN_SECONDS, NOTHING, notified, show_models, take_sockets
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from supervisor.config.values import Config
+    from supervisor.runtime.logs import Line
     from supervisor.runtime.readings import Readings
+    from supervisor.systemd import Notifier, Offer
 
 logger = logging.getLogger("supervisor.server")
 
@@ -80,17 +85,22 @@ class _Server(uvicorn.Server):
         yield
 
 
-def run(config: Config, *, on_listening: Callable[[Service, str], None]) -> None:
+def run(config: Config, *, on_listening: Callable[[Service, str], None], offer: Offer = NOTHING) -> None:
     """Serve until SIGTERM or SIGINT; every child is gone when this returns.
 
-    Raises `AddressTaken` and `TlsUnusable`.
+    Sockets that systemd offers are served in place of `listen`. Raises `AddressTaken`, `SocketUnusable` and
+    `TlsUnusable`.
     """
     check_tls(config)
     _allow_many_files()
     _collect_seldom()
-    listener = listen(config.server.host, config.server.port)
-    with listener:
-        anyio.run(_serve, config, listener, on_listening, backend_options={"use_uvloop": True})
+    if offer.watchdog_seconds is not None:
+        faulthandler.enable()  # its signal then leaves in the journal where we hung
+    with contextlib.ExitStack() as stack:
+        listeners = take_sockets(offer) or [listen(config.server.host, config.server.port)]
+        for listener in listeners:
+            stack.enter_context(listener)
+        anyio.run(_serve, config, listeners, on_listening, offer, backend_options={"use_uvloop": True})
 
 
 def _allow_many_files() -> None:
@@ -158,16 +168,19 @@ def listen(host: str, port: int) -> socket.socket:
         raise AddressTaken(host, port, f"{reason}; {holder} listens there" if holder else reason) from exc
 
 
-async def _serve(config: Config, listener: socket.socket, on_listening: Callable[[Service, str], None]) -> None:
+async def _serve(
+    config: Config, listeners: Sequence[socket.socket], on_listening: Callable[[Service, str], None], offer: Offer
+) -> None:
     peers = Peers(config)
-    async with running_service(config, peers) as service:
+    async with notified(offer) as notifier, running_service(config, peers) as service:
         server = _Server(_uvicorn_config(App(service, peers), config))
+        show_models(notifier, service.pool)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_obey_signals, server, service)
+            tasks.start_soon(_obey_signals, server, service, notifier)
             tasks.start_soon(_sweep, server)
-            tasks.start_soon(_announce, service, listener, on_listening)
+            tasks.start_soon(_announce, service, listeners, on_listening, notifier)
             tasks.start_soon(_preload, service)
-            await server.serve(sockets=[listener])
+            await server.serve(sockets=list(listeners))
             _end_streams(service)
             service.pool.close()
             tasks.cancel_scope.cancel()
@@ -193,7 +206,9 @@ async def running_service(
 
 def cache_dir() -> Path:
     """Where what we learn about binaries is kept."""
-    base = os.environ.get("CACHE_DIRECTORY") or os.environ.get("XDG_CACHE_HOME")
+    if ours := os.environ.get("CACHE_DIRECTORY"):
+        return Path(ours.split(":", maxsplit=1)[0])  # systemd has made it for us alone
+    base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "llama-supervise"
 
 
@@ -220,7 +235,7 @@ def _end_streams(service: Service) -> None:
     service.bus.close()
 
 
-async def _obey_signals(server: _Server, service: Service) -> None:
+async def _obey_signals(server: _Server, service: Service, notifier: Notifier) -> None:
     """The first signal lets requests in flight finish, the second does not; SIGHUP must not end what serves."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for received in signals:
@@ -228,6 +243,7 @@ async def _obey_signals(server: _Server, service: Service) -> None:
                 logger.warning("SIGHUP: a changed config is not read again yet; restart the service for that")
                 continue
             logger.info("%s: shutting down", signal.Signals(received).name)
+            notifier.stopping(service.config.server.drain_timeout + service.config.server.stop_timeout + MARGIN_SECONDS)
             _end_streams(service)
             service.pool.close(force=server.should_exit)
             server.force_exit = server.should_exit
@@ -244,13 +260,20 @@ async def _sweep(server: _Server) -> None:
                 connection.sweep(loop.time())
 
 
-async def _announce(service: Service, listener: socket.socket, on_listening: Callable[[Service, str], None]) -> None:
+async def _announce(
+    service: Service,
+    listeners: Sequence[socket.socket],
+    on_listening: Callable[[Service, str], None],
+    notifier: Notifier,
+) -> None:
     """Say where we listen, with what the first look at the models found if that does not take long."""
-    host, port = listener.getsockname()[:2]
+    addresses = [listener.getsockname()[:2] for listener in listeners]
     with anyio.move_on_after(FIRST_LOOK_SECONDS):
         await service.pool.checked.wait()
     scheme = "https" if tls_files(service.config) else "http"
-    on_listening(service, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+    urls = [f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}" for host, port in addresses]
+    on_listening(service, " and ".join(urls))
+    notifier.ready()
 
 
 async def _preload(service: Service) -> None:
@@ -267,7 +290,11 @@ async def _preload(service: Service) -> None:
 @contextlib.contextmanager
 def _private_dir() -> Iterator[Path]:
     """A directory that nobody else can enter, short enough for socket paths."""
-    candidates = [os.environ.get("RUNTIME_DIRECTORY"), os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()]
+    candidates = [
+        os.environ.get("RUNTIME_DIRECTORY", "").split(":", maxsplit=1)[0],
+        os.environ.get("XDG_RUNTIME_DIR"),
+        tempfile.gettempdir(),
+    ]
     usable = (base for base in candidates if base and len(base) < LONGEST_SOCKET_PATH - 30 and os.access(base, os.W_OK))
     path = Path(tempfile.mkdtemp(prefix="llama-supervise-", dir=next(usable, "/tmp")))
     try:
@@ -285,9 +312,16 @@ def _logs(config: Config) -> Iterator[Logs]:
     own = LineHandler(into_ring, asyncio.get_running_loop(), formatter(server.log_time_format))
     root = logging.getLogger("supervisor")
     root.addHandler(own)
+    as_json = server.log_format is LogFormat.JSON
     with contextlib.ExitStack() as stack:
         stack.callback(root.removeHandler, own)
         if server.log_time_format is not None and server.log_to_stdout is not Console.NONE:
             echo = stack.enter_context(Echo(sys.stdout.buffer))
-            logs.shown.sinks.append(lambda line: echo.write(line.text))
+            logs.shown.sinks.append(partial(_echo_as_json, echo) if as_json else lambda line: echo.write(line.text))
         yield logs
+
+
+def _echo_as_json(echo: Echo, line: Line) -> None:
+    """Show what a child has printed; our own log is on stderr in that form already."""
+    if line.stream != "log":
+        echo.write(child_line(line.text, run=line.run, stream=line.stream, at=line.at))

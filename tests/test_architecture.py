@@ -16,11 +16,12 @@ LEVELS = (
     {"record"},
     {"runtime"},
     {"proxy", "api"},
+    {"systemd"},
     {"app"},
     {"server"},
-    {"service_client"},
+    {"service_client", "service_unit", "health_command"},
     {"console", "doctor"},
-    {"local_commands", "remote_commands"},
+    {"local_commands", "remote_commands", "service_commands"},
     {"cli"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

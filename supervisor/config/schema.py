@@ -36,7 +36,7 @@ from supervisor.config.kinds import (
 from supervisor.config.options import OPTIONS, SAMPLING
 from supervisor.config.patterns import pattern
 from supervisor.config.problems import Mismatch
-from supervisor.config.values import STATIC_ASSETS, Management, Spread, Strategy, Transport
+from supervisor.config.values import STATIC_ASSETS, LogFormat, Management, Spread, Strategy, Transport
 
 if TYPE_CHECKING:
     from supervisor.config.place import Place
@@ -188,6 +188,11 @@ SERVER = {
     ),
     "log_level": Key(
         one_of({word: word for word in ("debug", "info", "warning", "error")}), "How much we log ourselves.", "info"
+    ),
+    "log_format": Key(
+        one_of({each.value: each for each in LogFormat}),
+        "How we write it: lines for people, or a JSON object per line, for each request as well.",
+        "text",
     ),
     "api_keys": Key(list_of(API_KEY), "Keys of which a request must bring one; without this anyone may ask."),
     "ignore_paths": Key(

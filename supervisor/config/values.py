@@ -65,6 +65,14 @@ class Console(Enum):
     NONE = "none"
 
 
+class LogFormat(Enum):
+    """How we write our own log."""
+
+    TEXT = "text"
+    JSON = "json"
+    """One object per line, and one line for each request."""
+
+
 class Strategy(Enum):
     """How a selector chooses among its targets."""
 
@@ -300,6 +308,7 @@ class Server:
     """Bytes of output kept per model."""
     management: Management = Management.LOCAL
     log_level: str = "info"
+    log_format: LogFormat = LogFormat.TEXT
     log_time_format: str | None = None
     """The name of a layout of Go's `time`, in small letters; empty: lines without a time; None: lines of our own."""
     log_to_stdout: Console = Console.PROXY

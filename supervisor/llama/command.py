@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from supervisor.config.values import Model, Option
     from supervisor.llama.help_text import Catalogue
 
-SCRUBBED = re.compile(r"LLAMA_ARG_|LLAMA_API_KEY$|LLAMA_SERVER_|LLAMA_APP_CMD$|AIP_|LD_PRELOAD$")
-"""Variables of ours that would change a child behind its config (spec: llama-server.md 4; LD_PRELOAD is for us)."""
+SCRUBBED = re.compile(
+    r"LLAMA_ARG_|LLAMA_API_KEY$|LLAMA_SERVER_|LLAMA_APP_CMD$|AIP_|LD_PRELOAD$"
+    r"|NOTIFY_SOCKET$|WATCHDOG_(?:PID|USEC)$|LISTEN_(?:PID|PIDFDID|FDS|FDNAMES)$"
+)
+"""Variables of ours that would change a child behind its config (spec: llama-server.md 4; LD_PRELOAD is for us), or let
+it speak to systemd in our name (podman would)."""
 
 SECRETS = {"api-key": "LLAMA_API_KEY", "hf-token": "HF_TOKEN", "hft": "HF_TOKEN"}
 """Options that go through the environment: argv can be read by every user of the machine."""

@@ -29,7 +29,7 @@ class Answer:
         """Send the head, unless comments have gone before."""
         if not self.client.has_begun:
             self.is_stream = is_stream and header(headers, b"content-length") is None
-            self.client.begin(status, [*headers, *self._cors()])
+            self.client.begin(status, [*headers, *self._cors(), *self._own_id(headers)])
 
     def comment(self, text: str) -> None:
         """Tell a waiting stream how things go, in a form that every client ignores."""
@@ -52,6 +52,12 @@ class Answer:
             status, headers, body = error_response(error, self.dialect, accept)
             self.begin(status, headers, is_stream=False)
             self.client.finish(body)
+
+    def _own_id(self, headers: Headers) -> Headers:
+        """The request's name as Anthropic's own clients look for it; Anthropic itself may have given one."""
+        if self.dialect is not Dialect.ANTHROPIC or header(headers, b"request-id") is not None:
+            return []
+        return [(b"request-id", self.client.request_id.encode())]
 
     def _cors(self) -> Headers:
         """Pages of other sites may ask models; what only the owner may do is not for them to read."""

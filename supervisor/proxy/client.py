@@ -5,6 +5,8 @@ from __future__ import annotations
 import http
 from typing import TYPE_CHECKING, Protocol
 
+from supervisor.proxy.request_id import REQUEST_ID
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
@@ -78,6 +80,7 @@ class Client:
         "path",
         "query",
         "raw_path",
+        "request_id",
         "status",
         "version",
         "watcher",
@@ -94,6 +97,7 @@ class Client:
         version: str,
         address: tuple[str, int] | None,
         ended: Callable[[], None],
+        request_id: str = "",
     ) -> None:
         self._transport = transport
         self._ended = ended
@@ -104,6 +108,8 @@ class Client:
         self.path, self.raw_path, self.query = target
         self.headers = headers
         """Names in lower case."""
+        self.request_id = request_id
+        """What its client, its answer, the log and the model's server call it (`X-Request-Id`); visible ASCII."""
         self.version = version
         self.address = address
         self.body_size = 0
@@ -175,7 +181,11 @@ class Client:
                 has_length = True
             elif name == b"connection" and value.lower() == b"close":
                 closes = True
+            elif name == REQUEST_ID and self.request_id:
+                continue  # by that name only a peer knows it
             parts += (name, b": ", value, b"\r\n")
+        if self.request_id:
+            parts += (b"x-request-id: ", self.request_id.encode(), b"\r\n")
         is_framed = has_length or status in {204, 304} or self.method == "HEAD"
         self._is_chunked = not is_framed and self.version == "1.1"
         if self._is_chunked:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from supervisor.fleet.names import Target
     from supervisor.proxy.answer import Answer
     from supervisor.proxy.backend import Backend
+    from supervisor.proxy.client import Client
     from supervisor.proxy.heads import Forwarding, Headers
     from supervisor.proxy.upstream import Connection
 
@@ -49,12 +50,14 @@ class Call:
     length: int | None = None
     """Of the whole body, where more of it is to come."""
 
-    def head(self, forwarding: Forwarding, address: tuple[str, int] | None) -> bytes:
-        """The bytes before the body; `address` is the client's."""
+    def head(self, forwarding: Forwarding, client: Client) -> bytes:
+        """The bytes before the body."""
         length = self.length
         if length is None and (self.body or self.method in {b"POST", b"PUT", b"PATCH"}):
             length = len(self.body)
-        return request_head(self.method, self.target, self.headers, length, forwarding, address)
+        return request_head(
+            self.method, self.target, self.headers, length, forwarding, client.address, client.request_id
+        )
 
 
 class Exchange:
@@ -102,7 +105,7 @@ class Exchange:
     def _send(self, connection: Connection) -> None:
         self._connection = connection
         call = self._call
-        head = call.head(self._up.forwarding, self._client.address)
+        head = call.head(self._up.forwarding, self._client)
         if call.length is None:
             connection.send(self, call.method, head, call.body)
         else:
@@ -229,8 +232,18 @@ class Exchange:
 
     def _fail(self, error: SupervisorError) -> None:
         self._close()
-        logger.warning("%s could not answer %s: %s", self._backend.name, self._call.target.decode("latin-1"), error)
+        logger.warning(
+            "%s could not answer %s: %s",
+            self._backend.name,
+            self._call.target.decode("latin-1"),
+            error,
+            extra=self._facts(),
+        )
         self._answer.fail(error)
+
+    def _facts(self) -> dict[str, str]:
+        """What the log knows this exchange by."""
+        return {"request_id": self._client.request_id, "model": self._call.model.whole_name}
 
     def _close(self) -> None:
         """Give everything back."""
@@ -253,7 +266,7 @@ class Exchange:
         except SupervisorError as exc:
             self._fail(exc)
         except Exception:
-            logger.exception("bug: an answer of %s broke", self._backend.name)
+            logger.exception("bug: an answer of %s broke", self._backend.name, extra=self._facts())
             self._fail(InternalError("something broke; the service's log has the details"))
 
 

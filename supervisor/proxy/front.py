@@ -19,6 +19,7 @@ from supervisor.proxy.client import STATUS_LINES, Client, Plane
 from supervisor.proxy.dialects import Dialect, error_response
 from supervisor.proxy.heads import header
 from supervisor.proxy.objections import HEAD_LIMIT, head_too_large, objection
+from supervisor.proxy.request_id import REQUEST_ID, new_request_id, request_id_of, with_request_id
 
 if TYPE_CHECKING:
     import uvicorn
@@ -153,6 +154,7 @@ class Front(asyncio.Protocol):
             version=self._parser.get_http_version(),
             address=self._address,
             ended=self._answered,
+            request_id=request_id_of(self._headers),
         )
         client.keep_alive = self._parser.should_keep_alive() and not self._is_shutting_down
         self._receiving = client
@@ -252,7 +254,7 @@ class Front(asyncio.Protocol):
                 config=self._config, server_state=self._state, app_state=self._app_state
             )
             protocol.connection_made(self._transport)
-            protocol.data_received(self._head(self._headers) + rest)
+            protocol.data_received(self._head(with_request_id(self._headers)) + rest)
             self._transport.set_protocol(protocol)
         else:
             self._close()
@@ -283,7 +285,8 @@ class Front(asyncio.Protocol):
     def _write_error(self, error: SupervisorError) -> None:
         if not self._is_closing:
             status, headers, body = error_response(error, Dialect.OPENAI, b"")
-            lines = b"".join(b"%b: %b\r\n" % pair for pair in headers)
+            named = [*headers, (REQUEST_ID, new_request_id().encode())]
+            lines = b"".join(b"%b: %b\r\n" % pair for pair in named)
             self._transport.write(STATUS_LINES[status] + lines + b"connection: close\r\n\r\n" + body)
 
     def _close(self) -> None:

@@ -159,7 +159,9 @@ class Proxy:
         except SupervisorError as exc:
             answer.fail(exc)
         except Exception:
-            logger.exception("bug: waiting for %s broke", call.model.model)
+            logger.exception(
+                "bug: waiting for %s broke", call.model.model, extra={"request_id": answer.client.request_id}
+            )
             answer.fail(InternalError("something broke; the service's log has the details"))
 
     def _exchange(self, call: Call, answer: Answer, lease: Lease) -> None:

@@ -47,6 +47,8 @@ class Client(Protocol):
     @property
     def path(self) -> str: ...
     @property
+    def request_id(self) -> str: ...
+    @property
     def headers(self) -> Headers: ...
     @property
     def address(self) -> tuple[str, int] | None: ...
@@ -116,6 +118,7 @@ class Entry:
             "resp_headers": shown_headers(client.answer_headers),
             "resp_bytes": client.written,
             "elapsed_ms": int((time.monotonic() - self._since) * 1000),
+            **({"request_id": client.request_id} if client.request_id else {}),
             **({"metadata": self.metadata} if self.metadata else {}),
         }
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 OURS = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+IN_JOURNAL = "%(name)s: %(message)s"
+"""The journal knows the rest itself."""
 _LEVELS = {"WARNING": "WARN", "CRITICAL": "ERROR"}
 
 
@@ -38,6 +40,13 @@ class Stamp:
         return text
 
 
+class OwnFormatter(logging.Formatter):
+    """Lines of our own; the request they concern, if there is one, stands at the end."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return super().formatMessage(record) + _request(record)
+
+
 class LlamaSwapFormatter(logging.Formatter):
     """Lines as llama-swap writes them: `[LEVEL] message`, after the time if a layout for it is named."""
 
@@ -47,12 +56,35 @@ class LlamaSwapFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         level = _LEVELS.get(record.levelname, record.levelname)
-        return f"{self._stamp.at(record.created)}[{level}] {record.message}"
+        return f"{self._stamp.at(record.created)}[{level}] {record.message}{_request(record)}"
+
+
+def _request(record: logging.LogRecord) -> str:
+    request_id = getattr(record, "request_id", None)
+    return f" (request {request_id})" if request_id else ""
+
+
+class JournalFormatter(logging.Formatter):
+    """Lines of another format, each behind the priority that the journal takes from there (sd-daemon(3))."""
+
+    def __init__(self, form: logging.Formatter) -> None:
+        super().__init__()
+        self._form = form
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = f"<{_priority(record.levelno)}>"
+        return "\n".join(priority + line for line in self._form.format(record).splitlines() or [""])
+
+
+def _priority(level: int) -> int:
+    """A level as syslog(3) counts it."""
+    steps = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+    return next((priority for least, priority in steps if level >= least), 7)
 
 
 def formatter(time_format: str | None) -> logging.Formatter:
     """What makes a line of a record; None is our own format, any text llama-swap's."""
-    return logging.Formatter(OURS) if time_format is None else LlamaSwapFormatter(time_format)
+    return OwnFormatter(OURS) if time_format is None else LlamaSwapFormatter(time_format)
 
 
 class LineHandler(logging.Handler):

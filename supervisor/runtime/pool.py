@@ -226,7 +226,7 @@ class Pool:
                 self._tasks.start_soon(self._live, live)
             case Terminate(run_id):
                 live = self._runs[run_id]
-                logger.info("stopping %s (run %s, pid %s)", live.model.id, run_id, live.pid)
+                logger.info("stopping %s (run %s, pid %s)", live.model.id, run_id, live.pid, extra=_facts(live))
                 if live.load is not None and live.model.hooks.before_unload:
                     self._tasks.start_soon(self._part_from, live)
                 else:
@@ -356,12 +356,12 @@ class Pool:
             with live.scope:
                 failure = await self._launcher.run(live, lambda: self._became_ready(live))
         except Exception as exc:  # a bug in one run must not fell the house
-            logger.exception("run %s of %s broke", live.id, live.model.id)
+            logger.exception("run %s of %s broke", live.id, live.model.id, extra=_facts(live))
             failure = self._launcher.broken(live, exc)
         finally:
             del self._runs[live.id]
             failure = None if live.scope.cancel_called else failure
-            logger.info("%s has ended (run %s, pid %s)", live.model.id, live.id, live.pid)
+            logger.info("%s has ended (run %s, pid %s)", live.model.id, live.id, live.pid, extra=_facts(live))
             self._step(Exited(live.id, failure, random.random()))
             if failure is not None:
                 failure = self.fleet.failures[live.model.id]  # with the pause that the planner has put into it
@@ -374,7 +374,9 @@ class Pool:
         live.terminate(by_shutdown=self.fleet.closing)
 
     def _became_ready(self, live: LiveRun) -> None:
-        logger.info("%s is ready after %s (run %s, pid %s)", live.model.id, live.load, live.id, live.pid)
+        logger.info(
+            "%s is ready after %s (run %s, pid %s)", live.model.id, live.load, live.id, live.pid, extra=_facts(live)
+        )
         self._step(BecameReady(live.id))
 
     def _checked(self, model: Model, failure: Failure | None) -> None:
@@ -395,9 +397,15 @@ class Pool:
         if failure.permanent:
             self._fingerprints[failure.model] = self._launcher.fingerprint(self.config.models[failure.model])
         level = logging.WARNING if failure.phase == "serving" else logging.ERROR
-        logger.log(level, "%s%s", failure.message, f"; hint: {failure.hint}" if failure.hint else "")
+        hint = f"; hint: {failure.hint}" if failure.hint else ""
+        logger.log(level, "%s%s", failure.message, hint, extra={"model": failure.model})
 
     def __repr__(self) -> str:
         phases = [run.phase for run in self.fleet.runs]
         counts = ", ".join(f"{phases.count(phase)} {phase.value}" for phase in Phase if phase in phases)
         return f"<Pool [{counts or 'cold'} | {len(self.fleet.queue)} queued]>"
+
+
+def _facts(live: LiveRun) -> dict[str, object]:
+    """What a log for programs knows a run by."""
+    return {"model": live.model.id, "run": live.id, "pid": live.pid}
