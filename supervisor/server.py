@@ -10,12 +10,10 @@ import logging
 import math
 import os
 import resource
-import shutil
 import signal
 import socket
 import ssl
 import sys
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -26,10 +24,11 @@ import uvicorn
 
 from supervisor.api.service import Service
 from supervisor.app import App
+from supervisor.config.secrets import Redactor
 from supervisor.config.values import Console
 from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
-from supervisor.llama.command import Surroundings
+from supervisor.llama.command import Surroundings, child_environment
 from supervisor.llama.preflight import Inspector
 from supervisor.proxy.front import Front
 from supervisor.proxy.peers import Peers
@@ -37,23 +36,28 @@ from supervisor.record.bus import Bus
 from supervisor.record.echo import Echo
 from supervisor.record.inflight import InFlight
 from supervisor.record.own_log import LineHandler, formatter
+from supervisor.runtime.ending import end_carriers
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
+from supervisor.runtime.marks import MARK
+from supervisor.runtime.orphans import end_orphans
 from supervisor.runtime.pool import Pool
 from supervisor.runtime.ports import listener_of
+from supervisor.runtime.reaper import adopts_orphans, keep_reaping
+from supervisor.runtime.roster import Roster
+from supervisor.runtime.rundir import claimed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from supervisor.config.values import Config
+    from supervisor.runtime.rundir import Claim
 
 logger = logging.getLogger("supervisor.server")
 
 SWEEP_SECONDS = 1.0
 """Between two looks at idle connections."""
 FIRST_LOOK_SECONDS = 0.5
-LONGEST_SOCKET_PATH = 100
-"""Bytes; sockaddr_un has room for 107, and the file's name comes on top of the directory's."""
 
 
 class AddressTaken(Exception):
@@ -166,6 +170,8 @@ async def _serve(config: Config, listener: socket.socket, on_listening: Callable
             tasks.start_soon(_sweep, server)
             tasks.start_soon(_announce, service, listener, on_listening)
             tasks.start_soon(_preload, service)
+            if adopts_orphans():
+                tasks.start_soon(keep_reaping)
             await server.serve(sockets=[listener])
             _end_streams(service)
             service.pool.close()
@@ -176,16 +182,30 @@ async def _serve(config: Config, listener: socket.socket, on_listening: Callable
 async def running_service(config: Config, peers: Peers | None = None) -> AsyncIterator[Service]:
     """Everything but the HTTP server; on leaving, all children are gone."""
     peers = peers or Peers(config)
-    with _private_dir() as private_dir, _logs(config) as logs:
-        around = Surroundings(config.base, Path.home(), dict(os.environ), private_dir)
+    with _logs(config) as logs, claimed(os.environ) as claim:
+        roster = Roster(claim.path, claim.owner.token)
+        environ = {**os.environ, MARK: roster.mark(0)}
+        around = Surroundings(config.base, Path.home(), environ, claim.path)
+        await _end_orphans(claim, config, around)
         inspector = Inspector(around, cache_dir=cache_dir())
-        launcher = Launcher(config, around, inspector=inspector, logs=logs, cache_dir=cache_dir())
+        launcher = Launcher(config, around, inspector=inspector, logs=logs, cache_dir=cache_dir(), roster=roster)
         bus = Bus()
         async with Pool(config, launcher) as pool:
             yield Service(
                 config, Names(config), pool, launcher, logs, bus, InFlight(bus), peers.reachable, int(time.time())
             )
         peers.close()
+        await end_carriers(roster.mark_of_all)
+
+
+async def _end_orphans(claim: Claim, config: Config, around: Surroundings) -> None:
+    """End what dead services have left behind. A stop command gets the environment its model has now."""
+
+    def environment(model: str) -> dict[str, str]:
+        known = config.models.get(model)
+        return {**child_environment(around), **(known.env if known else {})}
+
+    await end_orphans(claim.abandoned, environment=environment, redact=Redactor.of(config))
 
 
 def cache_dir() -> Path:
@@ -259,18 +279,6 @@ async def _preload(service: Service) -> None:
             if service.pool.fleet.closing:
                 return
             logger.warning("%s could not be preloaded: %s", model, exc)
-
-
-@contextlib.contextmanager
-def _private_dir() -> Iterator[Path]:
-    """A directory that nobody else can enter, short enough for socket paths."""
-    candidates = [os.environ.get("RUNTIME_DIRECTORY"), os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()]
-    usable = (base for base in candidates if base and len(base) < LONGEST_SOCKET_PATH - 30 and os.access(base, os.W_OK))
-    path = Path(tempfile.mkdtemp(prefix="llama-supervise-", dir=next(usable, "/tmp")))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -51,6 +51,8 @@ DOORS = {
         "config/",
         "llama/help_cache",
         "runtime/fits",
+        "runtime/roster",
+        "runtime/rundir",
         "proxy/",
         "api/",
         "local_commands",
