@@ -22,6 +22,7 @@ from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
 from supervisor.llama.command import Surroundings
 from supervisor.llama.preflight import Inspector
+from supervisor.runtime.budgets import too_long_for_systemd
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
 
@@ -41,6 +42,8 @@ def serve(config: Config, *, watch: bool = False) -> int:
         console.caution("`--watch-config` does nothing yet: restart the service after a change of its config")
     if not config.server.api_keys and not _is_loopback(config.server.host):
         console.caution(f"without API keys, whoever reaches port {config.server.port} may use every model")
+    if (advice := too_long_for_systemd(config, os.environ)) is not None:
+        console.caution(advice)
     try:
         server.run(config, on_listening=_greet)
     except server.AddressTaken as exc:

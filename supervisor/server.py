@@ -36,6 +36,7 @@ from supervisor.record.bus import Bus
 from supervisor.record.echo import Echo
 from supervisor.record.inflight import InFlight
 from supervisor.record.own_log import LineHandler, formatter
+from supervisor.runtime.budgets import CONNECTIONS
 from supervisor.runtime.ending import end_carriers
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
@@ -166,7 +167,7 @@ async def _serve(config: Config, listener: socket.socket, on_listening: Callable
     async with running_service(config, peers) as service:
         server = _Server(_uvicorn_config(App(service, peers), config))
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_obey_signals, server, service)
+            tasks.start_soon(_obey_signals, server, service, peers)
             tasks.start_soon(_sweep, server)
             tasks.start_soon(_announce, service, listener, on_listening)
             tasks.start_soon(_preload, service)
@@ -227,7 +228,7 @@ def _uvicorn_config(app: App, config: Config) -> uvicorn.Config:
         proxy_headers=False,  # it would let a header decide what "this machine" is
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=math.ceil(config.server.drain_timeout) + 2,  # the pool cuts first, and says so
+        timeout_graceful_shutdown=math.ceil(config.server.drain_timeout + CONNECTIONS),  # we cut first, and say so
     )
 
 
@@ -237,17 +238,26 @@ def _end_streams(service: Service) -> None:
     service.bus.close()
 
 
-async def _obey_signals(server: _Server, service: Service) -> None:
-    """The first signal lets requests in flight finish, the second does not; SIGHUP must not end what serves."""
+async def _obey_signals(server: _Server, service: Service, peers: Peers) -> None:
+    """The first signal lets requests in flight finish, the second kills; SIGHUP must not end what serves.
+
+    The third is for a child that not even SIGKILL ends, because the kernel does not let go of it.
+    """
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for received in signals:
             if received is signal.SIGHUP:
                 logger.warning("SIGHUP: a changed config is not read again yet; restart the service for that")
                 continue
-            logger.info("%s: shutting down", signal.Signals(received).name)
+            if server.force_exit:
+                logger.error("%s: leaving at once, with children that do not die", signal.Signals(received).name)
+                os._exit(1)
+            again = server.should_exit
+            logger.info("%s: shutting down%s", signal.Signals(received).name, " without waiting" if again else "")
             _end_streams(service)
-            service.pool.close(force=server.should_exit)
-            server.force_exit = server.should_exit
+            service.pool.close(force=again)
+            # The pool cuts answers of children when their time is over; those of peers end with their connections.
+            asyncio.get_running_loop().call_later(0 if again else service.config.server.drain_timeout, peers.close)
+            server.force_exit = again
             server.should_exit = True
 
 

@@ -149,8 +149,18 @@ SERVER = {
     "max_loaded": Key(integer(1), "Models that may be in memory at the same time.", 1),
     "max_queue": Key(integer(0), "Requests that may wait; the next one is told to come back later.", 1000),
     "max_wait": Key(DURATION, "How long later requests may overtake a waiting one.", "1m"),
-    "drain_timeout": Key(DURATION, "How long an unload waits for requests in flight before it cuts them.", "30s"),
-    "stop_timeout": Key(DURATION, "How long a server run by `cmd` gets to leave before it is killed.", "10s"),
+    "drain_timeout": Key(
+        DURATION,
+        "How long an unload, and the end of the service, waits for requests in flight before it cuts them. The end "
+        "takes at most this, `stop_timeout` (twice with `cmd_stop`) and 7 s: 57 s of the 90 s that systemd allows.",
+        "30s",
+    ),
+    "stop_timeout": Key(
+        DURATION,
+        "How long a server run by `cmd` gets to leave before it is killed; at the end of the service all have theirs "
+        "at the same time.",
+        "10s",
+    ),
     "comment_after": Key(
         DURATION, "After how long a waiting stream is told, in comments that clients ignore, how loading goes.", "5s"
     ),
