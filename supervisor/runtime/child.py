@@ -16,7 +16,7 @@ import anyio.to_thread
 from supervisor.config.secrets import redacted
 from supervisor.llama import protocol
 from supervisor.llama.diagnosis import End
-from supervisor.runtime.ending import GRACE, end_carriers
+from supervisor.runtime.ending import GRACE, end_left_behind
 from supervisor.runtime.health import NO_SUCH_PATH, poll_until_healthy
 from supervisor.runtime.load_report import LoadClock
 from supervisor.runtime.logs import LineSplitter
@@ -154,16 +154,8 @@ class Child:
             # What dies of SIGKILL may leave behind what it has started elsewhere, as `docker run` its container.
             with anyio.move_on_after(self._stop_timeout):
                 await self._run_stop(process.pid)
-        await self._end_what_it_left()
-
-    async def _end_what_it_left(self) -> None:
-        """End what it has started in groups of their own."""
         if mark := self.command.env.get(MARK):
-            ended = await end_carriers(mark, grace=0.0 if self._is_forced else GRACE)
-            for each in sorted(ended.told):
-                logger.info("ended pid %s, which pid %s had left behind", each.pid, self.pid)
-            for each in sorted(ended.left):
-                logger.warning("pid %s, which pid %s had left behind, does not die", each.pid, self.pid)
+            await end_left_behind(mark, process.pid, grace=0.0 if self._is_forced else GRACE)
 
     @property
     def _grace(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import anyio
 import anyio.to_thread
 
 from supervisor.runtime.marks import Carrier, carriers, still_is
+
+logger = logging.getLogger("supervisor.child")
 
 GRACE = 2.0
 """Seconds what a child has left behind gets to end by itself."""
@@ -48,6 +51,15 @@ async def end_carriers(mark: str, *, grace: float = GRACE) -> Ended:
         await anyio.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
     return Ended(frozenset(told), frozenset(killed))
+
+
+async def end_left_behind(mark: str, leader: int, *, grace: float = GRACE) -> None:
+    """End what a child that has ended, once `leader`, has started in groups of their own."""
+    ended = await end_carriers(mark, grace=grace)
+    for each in sorted(ended.told):
+        logger.info("ended pid %s, which pid %s had left behind", each.pid, leader)
+    for each in sorted(ended.left):
+        logger.warning("pid %s, which pid %s had left behind, does not die", each.pid, leader)
 
 
 def _signal(found: list[Carrier], *signals: signal.Signals) -> set[Carrier]:

@@ -1,8 +1,8 @@
 """The run directory: where a service keeps its sockets and its roster while it lives, and finds those of the dead.
 
-Each service has a directory of its own in there, with a file it holds locked: a lock ends with its holder, however that
-ends, and is seen across pid namespaces. Who looks for the dead, or makes its own directory, holds the lock of the run
-directory, so no one is taken for dead before it has locked its file.
+Each service has a directory of its own in there, and holds it locked: a lock ends with its holder, however that ends,
+is seen across pid namespaces, and keeps systemd-tmpfiles(8) away. Who looks for the dead, or makes its own directory,
+holds the lock of the run directory, so no one is taken for dead before it has locked its own.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _locked_directory(base: Path | None) -> Iterator[bool]:
     if base is None:
         yield False
         return
-    fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = _opened(base)
     try:
         is_locked = _lock(fd, patience=LOCK_PATIENCE)
         if not is_locked:
@@ -154,6 +154,10 @@ def _locked_directory(base: Path | None) -> Iterator[bool]:
         yield is_locked
     finally:
         os.close(fd)
+
+
+def _opened(folder: Path) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def _lock(fd: int, *, patience: float = 0.0) -> bool:
@@ -174,11 +178,13 @@ def _lock(fd: int, *, patience: float = 0.0) -> bool:
 @contextlib.contextmanager
 def _owned(claim: Claim) -> Iterator[None]:
     """Have our own directory known as that of somebody who lives."""
-    fd = os.open(claim.path / OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = _opened(claim.path)
     try:
-        _lock(fd)
-        with contextlib.suppress(OSError):  # a full disk: what is not readable is not believed
-            os.write(fd, msgspec.json.encode(claim.owner))
+        _lock(fd, patience=LOCK_PATIENCE)
+        try:
+            (claim.path / OWNER).write_bytes(msgspec.json.encode(claim.owner))
+        except OSError as exc:
+            logger.warning("`%s` cannot be written: %s", claim.path / OWNER, exc.strerror)
         yield
     finally:
         os.close(fd)
@@ -187,26 +193,28 @@ def _owned(claim: Claim) -> Iterator[None]:
 def _abandoned(base: Path, own: Path) -> Iterator[Abandoned]:
     """The directories whose service is dead, locked."""
     for path in sorted(base.glob(f"{PREFIX}*")):
-        status = path.lstat()
-        if path != own and stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
-            try:
-                fd = os.open(path / OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except OSError:  # it is none of ours, or just going
-                continue
-            owner = _dead_owner(path, fd)
-            if owner is None:
-                os.close(fd)
-            else:
-                yield Abandoned(path, owner, fd)
+        if path == own:
+            continue
+        try:
+            fd = _opened(path)
+        except OSError:  # it is no directory, or just going
+            continue
+        owner = _dead_owner(path, fd)
+        if owner is None:
+            os.close(fd)
+        else:
+            yield Abandoned(path, owner, fd)
 
 
 def _dead_owner(path: Path, fd: int) -> Owner | None:
     """Whose a directory is, if we hold its lock now and its owner is dead."""
-    if not _lock(fd):
+    if os.fstat(fd).st_uid != os.getuid() or not _lock(fd):
         return None
     try:
-        owner = msgspec.json.decode(os.read(fd, 65536), type=Owner)
-    except (OSError, msgspec.DecodeError):
+        owner = msgspec.json.decode((path / OWNER).read_bytes(), type=Owner)
+    except OSError:  # it is none of ours
+        return None
+    except msgspec.DecodeError:
         logger.warning("`%s` belongs to a dead service that could not write down which; removed", path)
         remove(path)
         return None

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 LIMIT = 60.0
 """Seconds in which every request has to be answered, rightly or with an error."""
 PIECES = 8
-GRACE = 0.3
-"""Seconds before its end in which the service may not hear a request any more, as it closes the connection."""
+CUTS = ("model_crashed", "model_unloaded", "shutting_down")
+"""What may break an answer off."""
 
 
 class Mistaken(Exception):
@@ -31,6 +31,10 @@ class Mistaken(Exception):
 
 class Cancelled(Exception):
     """Raised when we have enough."""
+
+
+class Torn(Exception):
+    """Raised when the answer broke off behind its head: no error can follow that, and its length shows the client."""
 
 
 class Customer:
@@ -68,8 +72,10 @@ class Customer:
         except Mistaken as exc:
             if not self._was_told(str(exc), question, since):
                 ledger.wrong.append(f"{name} of {question.model}: {str(exc)[:400]}")
-        except (httpx.HTTPError, TimeoutError) as exc:
-            if supervised.epoch != epoch:
+        except (httpx.HTTPError, TimeoutError, Torn) as exc:
+            if isinstance(exc, Torn) and any(ledger.is_true(code, question.model, since) for code in CUTS):
+                ledger.errors["broken off"] += 1
+            elif supervised.epoch != epoch:
                 ledger.cut += 1
             else:
                 seconds = time.monotonic() - since
@@ -98,7 +104,7 @@ class Customer:
         headers = {"content-type": "application/json"}
         if body is not content and self._choice.random() < 0.5:
             headers["content-length"] = str(len(content))
-        request = http.post(question.path, content=body, headers=headers)
+        request = self._answer(http.build_request("POST", question.path, content=body, headers=headers), http)
         if self._choice.random() < 0.1:
             try:
                 async with asyncio.timeout(self._choice.uniform(0, 0.3)):
@@ -112,6 +118,18 @@ class Customer:
         found = essence(question.path, answer.json())
         if found != question.answer:
             raise Mistaken(f"expected {str(question.answer)[:200]!r}, got {str(found)[:200]!r}")
+
+    async def _answer(self, request: httpx.Request, http: httpx.AsyncClient) -> httpx.Response:
+        answer = await http.send(request, stream=True)
+        try:
+            await answer.aread()
+        except httpx.RemoteProtocolError as exc:
+            if answer.status_code == httpx.codes.OK and "content-length" in answer.headers:
+                raise Torn(str(exc)) from exc
+            raise
+        finally:
+            await answer.aclose()
+        return answer
 
     async def _slowly(self, content: bytes) -> AsyncIterator[bytes]:
         size = len(content) // PIECES + 1

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable
 
+    Breaks = Callable[[], Awaitable[None]]
+
     from tests.chaos.ledger import Ledger
     from tests.chaos.supervised import Supervised
 
@@ -41,7 +43,7 @@ class Faults:
 
     async def run(self, seconds: float) -> None:
         """Break something every now and then, for so long; in the end everything is mended."""
-        every: list[tuple[Callable[[], Awaitable[None]], int]] = [
+        every: list[tuple[Breaks, int]] = [
             (self.kill_child, 4),
             (self.stop_child, 1),
             (self.crash_child, 2),
@@ -50,17 +52,21 @@ class Faults:
             (self.reload_good, 1),
             (self.reload_bad, 1),
             (self.unload, 3),
-            (self.kill_supervisor, 2),
-            (self.end_supervisor, 1),
         ]
-        faults, weights = zip(*every, strict=True)
-        end = time.monotonic() + seconds
-        coming = list(faults)  # each once, whatever the seed
-        self._choice.shuffle(coming)
-        while time.monotonic() < end:
+        ends: list[tuple[Breaks, int]] = [(self.kill_supervisor, 2), (self.end_supervisor, 1)]
+        begun = time.monotonic()
+        coming = self._shuffled(every) + self._shuffled(ends)  # each once, from the end, whatever the seed
+        while (passed := time.monotonic() - begun) < seconds:
+            # The last service lives for half of the time, or nobody would see what it leaks.
+            faults, weights = zip(*(every + ends if passed < seconds / 2 else every), strict=True)
             fault = coming.pop() if coming else self._choice.choices(faults, weights)[0]
             await fault()
             await asyncio.sleep(self._choice.uniform(0.3, 1.5))
+
+    def _shuffled(self, weighted: list[tuple[Breaks, int]]) -> list[Breaks]:
+        faults = [fault for fault, _ in weighted]
+        self._choice.shuffle(faults)
+        return faults
 
     def close(self) -> None:
         """Take the small disk away."""

@@ -45,7 +45,7 @@ class Ledger:
     """Requests that our own `kill -9` of the supervisor, or its end, has cut."""
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    orphans: list[str] = field(default_factory=list)
+    orphans: dict[int, str] = field(default_factory=dict)
     leaks: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     """Other promises, such as an exit code of 0."""
@@ -89,7 +89,7 @@ class Ledger:
         ]
         lines = [f"{name:32} {count:7}  {note}".rstrip() for name, count, note in rows]
         faults = f"{'faults':32} {self.done.total():7}  {_listed(self.done)}"
-        findings = [*self.lost, *self.wrong, *self.orphans, *self.leaks, *self.broken]
+        findings = [*self.lost, *self.wrong, *self.orphans.values(), *self.leaks, *self.broken]
         return "\n".join([faults, *lines, *(f"  {finding}" for finding in findings[:40])])
 
 

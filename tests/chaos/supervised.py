@@ -148,11 +148,15 @@ class Supervised:
         await self.end(signum)
         await self.start()
         alive = {pid: name for pid, name in self.processes().items() if pid in old}
-        self._ledger.orphans += [f"{name} (pid {pid}) after {signum.name} and a start" for pid, name in alive.items()]
+        self._note(alive, f"after {signum.name} and a start")
 
     def note_orphans(self, when: str) -> None:
         """Whatever is left of ours is an orphan now."""
-        self._ledger.orphans += [f"{name} (pid {pid}) {when}" for pid, name in self.processes().items()]
+        self._note(self.processes(), when)
+
+    def _note(self, orphans: dict[int, str], when: str) -> None:
+        for pid, name in orphans.items():
+            self._ledger.orphans.setdefault(pid, f"{name} (pid {pid}) {when}")
 
     def processes(self) -> dict[int, str]:
         """Everything that the service has started, however indirectly: it alone has our folder in its environment."""
