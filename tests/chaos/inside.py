@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 
@@ -16,7 +17,8 @@ def report(*_: object) -> None:
     gc.collect()
     path = Path(os.environ["CHAOS_REPORT"])
     new = path.with_suffix(".new")
-    new.write_text(json.dumps({"tasks": tasks, "objects": len(gc.get_objects())}))
+    kinds = Counter(type(each).__qualname__ for each in gc.get_objects())
+    new.write_text(json.dumps({"tasks": tasks, "kinds": kinds}))
     new.replace(path)
 
 

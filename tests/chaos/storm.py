@@ -105,12 +105,13 @@ async def _at_rest(supervised: Supervised) -> Measure:
 
 
 def _compare(before: Measure, after: Measure, ledger: Ledger, say: Callable[[str], None]) -> None:
-    for name in ("files", "sockets", "tasks", "megabytes", "objects"):
+    for name in ("files", "sockets", "tasks", "megabytes"):
         was, now = getattr(before, name), getattr(after, name)
         say(f"{name:10} {was:10.0f} before, {now:10.0f} after")
         limit = {"files": FEW, "sockets": 0, "tasks": 0, "megabytes": MEGABYTES}.get(name)
         if limit is not None and now - was > limit:
             ledger.leaks.append(f"{name}: {was:.0f} before, {now:.0f} after")
+    say(f"objects    {before.kinds.total():10} before, {after.kinds.total():10} after: {after.grown(before)}")
 
 
 def _copy(models: Path, supervised: Supervised) -> None:

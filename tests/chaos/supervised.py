@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,12 @@ class Measure:
     sockets: int
     tasks: int
     megabytes: float
-    objects: int
+    kinds: Counter[str]
+    """Objects by the name of their class."""
+
+    def grown(self, before: Measure, most: int = 5) -> str:
+        """What there is more of than before."""
+        return ", ".join(f"{name} +{count}" for name, count in (self.kinds - before.kinds).most_common(most))
 
 
 class Supervised:
@@ -199,4 +205,4 @@ class Supervised:
         status = Path(f"/proc/{self.pid}/status").read_text()
         kilobytes = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
         sockets = sum(link.startswith("socket:") for link in links)
-        return Measure(len(links), sockets, len(told["tasks"]), kilobytes / 1024, told["objects"])
+        return Measure(len(links), sockets, len(told["tasks"]), kilobytes / 1024, Counter(told["kinds"]))
