@@ -131,10 +131,14 @@ def _make_sure(path: Path) -> None:
 
 
 def _own(base: Path | None) -> Path:
-    """A new directory for ourselves."""
-    if base is None:
-        logger.warning("without a run directory, a next service will not find what this one might leave behind")
-    return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base or "/tmp"))
+    """A new directory for ourselves, in the run directory if that has room."""
+    if base is not None:
+        try:
+            return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+        except OSError as exc:
+            logger.warning("`%s` cannot be used: %s", base, exc.strerror)
+    logger.warning("without a run directory, a next service will not find what this one might leave behind")
+    return Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
 
 
 # Who lives.

@@ -113,6 +113,24 @@ def test_what_somebody_else_may_have_made_is_not_used(
     assert words in caplog.text
 
 
+@AS_ROOT
+def test_a_run_directory_that_is_full(base: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A session's directory without room keeps nobody from serving; it is said what that costs."""
+    argv = ["mount", "-t", "tmpfs", "-o", "nr_inodes=1,mode=700", "full", base]
+    if subprocess.run(argv, capture_output=True).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    try:
+        with claimed({"RUNTIME_DIRECTORY": str(base)}) as claim:
+            assert claim.path.parent == Path("/tmp")
+            assert claim.path.stat().st_mode & 0o777 == 0o700
+    finally:
+        subprocess.run(["umount", base], check=True)
+
+    assert not claim.path.exists()
+    assert "No space left on device" in caplog.text
+    assert "will not find what this one might leave behind" in caplog.text
+
+
 # Who lives.
 
 
