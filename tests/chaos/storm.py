@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,9 @@ async def storm(models: Path, binary: Path, *, seconds: float, seed: int, say: C
         faults = Faults(supervised, ledger, choice, say)
         try:
             await _weather(faults, asked, choice, seconds, say)
+        except Exception as exc:  # what goes wrong with our own requests is a finding, too, and the account comes first
+            traceback.print_exc()
+            ledger.broken.append(f"the run ended early: {type(exc).__name__} {exc}")
         finally:
             if supervised.is_up.is_set():
                 await supervised.end(signal.SIGTERM)
