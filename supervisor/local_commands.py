@@ -25,6 +25,7 @@ from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
 from supervisor.llama.command import Surroundings
 from supervisor.llama.preflight import Inspector
+from supervisor.runtime.budgets import too_long_for_systemd
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
 
@@ -49,6 +50,8 @@ def serve(config: Config, *, watch: bool = False) -> int:
         console.caution("`--watch-config` does nothing yet: restart the service after a change of its config")
     if not config.server.api_keys and not _is_loopback(config.server.host):
         console.caution(f"without API keys, whoever reaches port {config.server.port} may use every model")
+    if (advice := too_long_for_systemd(config, os.environ)) is not None:
+        console.caution(advice)
     try:
         server.run(config, on_listening=_greet_in_log if as_json else _greet, offer=offer)
     except server.AddressTaken as exc:

@@ -11,12 +11,10 @@ import logging
 import math
 import os
 import resource
-import shutil
 import signal
 import socket
 import ssl
 import sys
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -27,10 +25,11 @@ import uvicorn
 
 from supervisor.api.service import Service
 from supervisor.app import App
+from supervisor.config.secrets import Redactor
 from supervisor.config.values import Console, LogFormat
 from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
-from supervisor.llama.command import Surroundings
+from supervisor.llama.command import Surroundings, child_environment
 from supervisor.llama.preflight import Inspector
 from supervisor.proxy.front import Front
 from supervisor.proxy.peers import Peers
@@ -39,10 +38,17 @@ from supervisor.record.echo import Echo
 from supervisor.record.inflight import InFlight
 from supervisor.record.json_log import child_line
 from supervisor.record.own_log import LineHandler, formatter
+from supervisor.runtime.budgets import CONNECTIONS, longest_stop
+from supervisor.runtime.ending import end_carriers
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
+from supervisor.runtime.marks import MARK
+from supervisor.runtime.orphans import end_orphans
 from supervisor.runtime.pool import Pool
 from supervisor.runtime.ports import listener_of
+from supervisor.runtime.reaper import adopts_orphans, keep_reaping
+from supervisor.runtime.roster import Roster
+from supervisor.runtime.rundir import claimed
 from supervisor.systemd import MARGIN_SECONDS, NOTHING, notified, show_models, take_sockets
 
 if TYPE_CHECKING:
@@ -51,6 +57,7 @@ if TYPE_CHECKING:
     from supervisor.config.values import Config
     from supervisor.runtime.logs import Line
     from supervisor.runtime.readings import Readings
+    from supervisor.runtime.rundir import Claim
     from supervisor.systemd import Notifier, Offer
 
 logger = logging.getLogger("supervisor.server")
@@ -58,8 +65,6 @@ logger = logging.getLogger("supervisor.server")
 SWEEP_SECONDS = 1.0
 """Between two looks at idle connections."""
 FIRST_LOOK_SECONDS = 0.5
-LONGEST_SOCKET_PATH = 100
-"""Bytes; sockaddr_un has room for 107, and the file's name comes on top of the directory's."""
 
 
 class AddressTaken(Exception):
@@ -176,10 +181,12 @@ async def _serve(
         server = _Server(_uvicorn_config(App(service, peers), config))
         show_models(notifier, service.pool)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_obey_signals, server, service, notifier)
+            tasks.start_soon(_obey_signals, server, service, peers, notifier)
             tasks.start_soon(_sweep, server)
             tasks.start_soon(_announce, service, listeners, on_listening, notifier)
             tasks.start_soon(_preload, service)
+            if adopts_orphans():
+                tasks.start_soon(keep_reaping)
             await server.serve(sockets=list(listeners))
             _end_streams(service)
             service.pool.close()
@@ -192,16 +199,32 @@ async def running_service(
 ) -> AsyncIterator[Service]:
     """Everything but the HTTP server; on leaving, all children are gone. `readings` are of this machine by default."""
     peers = peers or Peers(config)
-    with _private_dir() as private_dir, _logs(config) as logs:
-        around = Surroundings(config.base, Path.home(), dict(os.environ), private_dir)
+    with _logs(config) as logs, claimed(os.environ) as claim:
+        roster = Roster(claim.path, claim.owner.token)
+        environ = {**os.environ, MARK: roster.mark(0)}
+        around = Surroundings(config.base, Path.home(), environ, claim.path)
+        await _end_orphans(claim, config, around)
         inspector = Inspector(around, cache_dir=cache_dir())
-        launcher = Launcher(config, around, inspector=inspector, logs=logs, cache_dir=cache_dir(), readings=readings)
+        launcher = Launcher(
+            config, around, inspector=inspector, logs=logs, cache_dir=cache_dir(), readings=readings, roster=roster
+        )
         bus = Bus()
         async with Pool(config, launcher) as pool:
             yield Service(
                 config, Names(config), pool, launcher, logs, bus, InFlight(bus), peers.reachable, int(time.time())
             )
         peers.close()
+        await end_carriers(roster.mark_of_all)
+
+
+async def _end_orphans(claim: Claim, config: Config, around: Surroundings) -> None:
+    """End what dead services have left behind. A stop command gets the environment its model has now."""
+
+    def environment(model: str) -> dict[str, str]:
+        known = config.models.get(model)
+        return {**child_environment(around), **(known.env if known else {})}
+
+    await end_orphans(claim.abandoned, environment=environment, redact=Redactor.of(config))
 
 
 def cache_dir() -> Path:
@@ -225,7 +248,7 @@ def _uvicorn_config(app: App, config: Config) -> uvicorn.Config:
         proxy_headers=False,  # it would let a header decide what "this machine" is
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=math.ceil(config.server.drain_timeout) + 2,  # the pool cuts first, and says so
+        timeout_graceful_shutdown=math.ceil(config.server.drain_timeout + CONNECTIONS),  # we cut first, and say so
     )
 
 
@@ -235,18 +258,27 @@ def _end_streams(service: Service) -> None:
     service.bus.close()
 
 
-async def _obey_signals(server: _Server, service: Service, notifier: Notifier) -> None:
-    """The first signal lets requests in flight finish, the second does not; SIGHUP must not end what serves."""
+async def _obey_signals(server: _Server, service: Service, peers: Peers, notifier: Notifier) -> None:
+    """The first signal lets requests in flight finish, the second kills; SIGHUP must not end what serves.
+
+    The third is for a child that not even SIGKILL ends, because the kernel does not let go of it.
+    """
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for received in signals:
             if received is signal.SIGHUP:
                 logger.warning("SIGHUP: a changed config is not read again yet; restart the service for that")
                 continue
-            logger.info("%s: shutting down", signal.Signals(received).name)
-            notifier.stopping(service.config.server.drain_timeout + service.config.server.stop_timeout + MARGIN_SECONDS)
+            if server.force_exit:
+                logger.error("%s: leaving at once, with children that do not die", signal.Signals(received).name)
+                os._exit(1)
+            again = server.should_exit
+            logger.info("%s: shutting down%s", signal.Signals(received).name, " without waiting" if again else "")
+            notifier.stopping(longest_stop(service.config) + MARGIN_SECONDS)
             _end_streams(service)
-            service.pool.close(force=server.should_exit)
-            server.force_exit = server.should_exit
+            service.pool.close(force=again)
+            # The pool cuts answers of children when their time is over; those of peers end with their connections.
+            asyncio.get_running_loop().call_later(0 if again else service.config.server.drain_timeout, peers.close)
+            server.force_exit = again
             server.should_exit = True
 
 
@@ -285,22 +317,6 @@ async def _preload(service: Service) -> None:
             if service.pool.fleet.closing:
                 return
             logger.warning("%s could not be preloaded: %s", model, exc)
-
-
-@contextlib.contextmanager
-def _private_dir() -> Iterator[Path]:
-    """A directory that nobody else can enter, short enough for socket paths."""
-    candidates = [
-        os.environ.get("RUNTIME_DIRECTORY", "").split(":", maxsplit=1)[0],
-        os.environ.get("XDG_RUNTIME_DIR"),
-        tempfile.gettempdir(),
-    ]
-    usable = (base for base in candidates if base and len(base) < LONGEST_SOCKET_PATH - 30 and os.access(base, os.W_OK))
-    path = Path(tempfile.mkdtemp(prefix="llama-supervise-", dir=next(usable, "/tmp")))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -59,6 +59,8 @@ DOORS = {
         "llama/help_cache",
         "runtime/fits",
         "runtime/footprints",
+        "runtime/roster",
+        "runtime/rundir",
         "proxy/",
         "api/",
         "local_commands",

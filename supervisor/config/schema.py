@@ -174,8 +174,18 @@ SERVER = {
     ),
     "preload": Key(list_of(FILLED), "Models to load at the start, one after the other."),
     "on_idle": Key(FILLED, "The model to have loaded when nothing was asked for in a while; its `ttl` is not for it."),
-    "drain_timeout": Key(DURATION, "How long an unload waits for requests in flight before it cuts them.", "30s"),
-    "stop_timeout": Key(DURATION, "How long a server run by `cmd` gets to leave before it is killed.", "10s"),
+    "drain_timeout": Key(
+        DURATION,
+        "How long an unload, and the end of the service, waits for requests in flight before it cuts them. The end "
+        "takes at most this, `stop_timeout` (twice with `cmd_stop`) and 7 s: 57 s of the 90 s that systemd allows.",
+        "30s",
+    ),
+    "stop_timeout": Key(
+        DURATION,
+        "How long a server run by `cmd` gets to leave before it is killed; at the end of the service all have theirs "
+        "at the same time.",
+        "10s",
+    ),
     "comment_after": Key(
         DURATION, "After how long a waiting stream is told, in comments that clients ignore, how loading goes.", "5s"
     ),

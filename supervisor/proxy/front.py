@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import httptools
 
-from supervisor.errors import InternalError, InvalidRequest, RequestTimeout
+from supervisor.errors import InternalError, InvalidRequest, RequestTimeout, ShuttingDown
 from supervisor.proxy.client import STATUS_LINES, Client, Plane
 from supervisor.proxy.dialects import Dialect, error_response
 from supervisor.proxy.heads import header
@@ -33,7 +33,7 @@ logger = logging.getLogger("supervisor.proxy")
 IDLE_SECONDS = 75.0
 """Longer than the pools of common clients keep a connection, so that theirs ends first (spec: python-io.md)."""
 STALLED_SECONDS = 2.0
-"""How long a client may take nothing of its answer once the service ends."""
+"""How long a client may take nothing of its answer, or send what nobody wants, once the service ends."""
 HEAD_SECONDS = 30.0
 """How long the head of a request may take."""
 
@@ -298,6 +298,7 @@ class Front(asyncio.Protocol):
     def shutdown(self) -> None:
         """Serve no further request: uvicorn calls this when the service ends."""
         self._is_shutting_down = True
+        self._since = self._loop.time()
         if self._current is None:
             self._close()
         else:
@@ -311,13 +312,24 @@ class Front(asyncio.Protocol):
             return False
         return size > 0 and now - since >= STALLED_SECONDS
 
+    def _is_coming_slowly(self, now: float) -> bool:
+        """Whether nobody serves the request yet, for it is still on its way: once whole it would be refused, too."""
+        client = self._current
+        if client is None or client.is_whole or client.listener is not None:
+            return False
+        return now - self._since >= STALLED_SECONDS
+
     def sweep(self, now: float) -> None:
         """Close a connection that has been idle, or busy with the head of one request, for too long."""
         if self._is_shutting_down and self._has_stalled(now):
             self._transport.abort()
             return
+        if self._is_shutting_down and self._is_coming_slowly(now):
+            self._plane.refuse(cast("Client", self._current), ShuttingDown("shutting down"))
+            return
         if self._is_closing:
-            if self._current is None and now - self._since > IDLE_SECONDS:
+            patience = STALLED_SECONDS if self._is_shutting_down else IDLE_SECONDS
+            if self._current is None and now - self._since > patience:
                 self._transport.abort()  # it neither sends the rest of what was refused, nor takes its answer
             return
         if self._current is not None or self._receiving is not None:

@@ -24,8 +24,9 @@ from supervisor.runtime.child import Child
 from supervisor.runtime.hearing import became_ready, listen, load_report
 from supervisor.runtime.hooks import HookRunner
 from supervisor.runtime.ledger import Ledger
-from supervisor.runtime.ports import MARK
+from supervisor.runtime.marks import MARK
 from supervisor.runtime.readings import Machine
+from supervisor.runtime.roster import Roster
 from supervisor.runtime.stall import watch_for_stalls
 from supervisor.runtime.tuning import Tuner, Tuning
 from supervisor.runtime.warming import Warmer
@@ -60,8 +61,12 @@ class Launcher:
         logs: Logs,
         cache_dir: Path | None = None,
         readings: Readings | None = None,
+        roster: Roster | None = None,
     ) -> None:
-        """What starts teach is kept in `cache_dir`, if there is one; `readings` are of this machine by default."""
+        """What starts teach is kept in `cache_dir`, if there is one; `roster` is told of every child.
+
+        `readings` are of this machine by default.
+        """
         self.inspections: dict[str, Inspection] = {}
         """What the last look at each model found."""
         self.logs = logs
@@ -75,6 +80,7 @@ class Launcher:
         """The owner's commands around the life of each model."""
         self._tuner = Tuner(inspector, cache_dir)
         self._warmer = Warmer(inspector)
+        self._roster = roster or Roster()
         self._running: dict[int, LiveRun] = {}
         """The runs whose children live."""
 
@@ -191,7 +197,7 @@ class Launcher:
     ) -> Command:
         """The command line of a run of this model, with what we add to this start."""
         if model.cmd:
-            command = self._raw_command(model, run)
+            command = self._raw_command(model)
         else:
             assert inspection.binary is not None
             command = llama_command(
@@ -202,15 +208,15 @@ class Launcher:
                 endpoint=self._endpoint(model, run),
                 added=added,
             )
-        return replace(command, redact=self._redact)
+        return replace(command, env={**command.env, MARK: self._roster.mark(run)}, redact=self._redact)
 
-    def _raw_command(self, model: Model, run: int) -> Command:
+    def _raw_command(self, model: Model) -> Command:
         port = model.port or free_port()
         command = raw_command(model, self._around, port=port)
         program = _program(command)
         if is_llama_server(program):
             command = raw_command(model, self._around, port=port, program=program)
-        return replace(command, env={**command.env, MARK: f"{os.getpid()}.{run}"})
+        return command
 
     async def _greet(self, live: LiveRun, is_ready: anyio.Event) -> None:
         await is_ready.wait()
@@ -226,22 +232,25 @@ class Launcher:
         model = live.model
         if taken := await taken_before(command):
             return taken
-        live.child = Child(
-            command,
-            check_endpoint=model.check_endpoint,
-            load_timeout=model.load_timeout,
-            load_limit=model.load_limit,
-            stop_timeout=self._config.server.stop_timeout if model.unload_timeout is None else model.unload_timeout,
-            redact=self._redact,
-            log=self.logs.writer(model.id, live.id),
-            on_line=lambda text: listen(live, text),
-            on_ready=on_ready,
-        )
-        live.endpoint = command.endpoint
-        try:
-            return await _ended(live.child)
-        finally:
-            _unlink(command.endpoint)
+        stop_timeout = self._config.server.stop_timeout if model.unload_timeout is None else model.unload_timeout
+        with self._roster.entered(command, run=live.id, model=model.id, stop_timeout=stop_timeout) as spawned:
+            live.child = Child(
+                command,
+                check_endpoint=model.check_endpoint,
+                load_timeout=model.load_timeout,
+                load_limit=model.load_limit,
+                stop_timeout=stop_timeout,
+                redact=self._redact,
+                log=self.logs.writer(model.id, live.id),
+                on_line=lambda text: listen(live, text),
+                on_ready=on_ready,
+                on_spawn=spawned,
+            )
+            live.endpoint = command.endpoint
+            try:
+                return await _ended(live.child)
+            finally:
+                _unlink(command.endpoint)
 
     async def _diagnosed(self, model: Model, command: Command, end: End) -> Diagnosis:
         """The reason of an end; what only this machine knows is added to what the child said."""

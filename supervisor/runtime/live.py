@@ -119,6 +119,11 @@ class LiveRun:
         self._run_callbacks()
         self.scope.cancel()
 
+    def force(self) -> None:
+        """Kill its process, whatever it is about to do."""
+        if self.child is not None:
+            self.child.force()
+
     def end(self, failure: Failure | None) -> None:
         """The process is gone."""
         self.failure = failure

@@ -184,11 +184,13 @@ class Pool:
         self._step(UnloadAsked(model, force))
 
     def close(self, *, force: bool = False) -> None:
-        """Take no more requests and start to end everything; `force` does not wait for requests in flight."""
+        """Take no more requests and start to end everything; `force` neither waits for requests nor for children."""
         if not self.fleet.closing:
             self._step(Closing())
         if force:
             self._step(UnloadAsked(force=True))
+            for live in self._runs.values():
+                live.force()
 
     def live(self, model: str) -> LiveRun | None:
         """The process behind a model, whatever its phase."""

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
+from supervisor.runtime.marks import MARK
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LISTENING = "0A"
 PAUSE = 0.05
-MARK = "LLAMA_SUPERVISE_RUN"
-"""The variable by which we know a process that a child has started, even if it is in no tree of ours any more."""
 
 _LOOPBACK = {"localhost": ("127.0.0.1", "::1"), "0.0.0.0": ("127.0.0.1",), "::": ("::1",)}
 """What connecting to these names comes to."""

@@ -48,7 +48,7 @@ class ScriptedLauncher:
     async def run(self, live: LiveRun, on_ready: Callable[[], None]) -> Failure | None:
         name = live.model.id
         self.started.append(name)
-        live.child = SimpleNamespace(pid=None)  # type: ignore[assignment]
+        live.child = SimpleNamespace(pid=None, force=lambda: None)  # type: ignore[assignment]
         live.ready_seconds = 0.1
         self.ready[name] = on_ready
         self.running[name] = asyncio.get_running_loop().create_future()
