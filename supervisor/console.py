@@ -42,7 +42,7 @@ def set_up_logging(level: str, time_format: str | None = None) -> None:
     handler: logging.Handler
     if sys.stderr.isatty() and time_format is None:
         handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False, log_time_format="%X")
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(own_log.LineFormatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(own_log.formatter(time_format))

@@ -31,11 +31,13 @@ from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
 from supervisor.llama.command import Surroundings
 from supervisor.llama.preflight import Inspector
+from supervisor.proxy.crowd import Crowd, connections_for
 from supervisor.proxy.front import Front
 from supervisor.proxy.peers import Peers
 from supervisor.record.bus import Bus
 from supervisor.record.echo import Echo
 from supervisor.record.inflight import InFlight
+from supervisor.record.log_files import LogFiles
 from supervisor.record.own_log import LineHandler, formatter
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
@@ -52,6 +54,8 @@ logger = logging.getLogger("supervisor.server")
 SWEEP_SECONDS = 1.0
 """Between two looks at idle connections."""
 FIRST_LOOK_SECONDS = 0.5
+WEBSOCKET_MESSAGE = 16 * 1024**2
+"""Bytes of a message that a client may send over a websocket, in however many frames."""
 LONGEST_SOCKET_PATH = 100
 """Bytes; sockaddr_un has room for 107, and the file's name comes on top of the directory's."""
 
@@ -200,7 +204,8 @@ def _uvicorn_config(app: App, config: Config) -> uvicorn.Config:
         app,
         ssl_certfile=certificate,
         ssl_keyfile=key,
-        http=cast("Any", partial(Front, app)),
+        http=cast("Any", partial(Front, app, crowd=_crowd(config.server.max_connections))),
+        ws_max_size=WEBSOCKET_MESSAGE,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -209,6 +214,15 @@ def _uvicorn_config(app: App, config: Config) -> uvicorn.Config:
         date_header=False,
         timeout_graceful_shutdown=math.ceil(config.server.drain_timeout) + 2,  # the pool cuts first, and says so
     )
+
+
+def _crowd(wanted: int) -> Crowd:
+    """The limit of connections, so that descriptors are left for all else that needs some."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = connections_for(files, wanted)
+    if limit < wanted:
+        logger.warning("at most %s connections at a time, for we may open %s files only (LimitNOFILE=)", limit, files)
+    return Crowd(limit)
 
 
 def _end_streams(service: Service) -> None:
@@ -287,4 +301,9 @@ def _logs(config: Config) -> Iterator[Logs]:
         if server.log_time_format is not None and server.log_to_stdout is not Console.NONE:
             echo = stack.enter_context(Echo(sys.stdout.buffer))
             logs.shown.sinks.append(lambda line: echo.write(line.text))
+        if server.log_dir is not None:
+            folder = config.base / Path(server.log_dir).expanduser()
+            files = stack.enter_context(LogFiles(folder, size=server.log_file_size, count=server.log_file_count))
+            logs.proxy.sinks.append(lambda line: files.own(line.text))
+            logs.file_of = files.of
         yield logs
