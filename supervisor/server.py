@@ -43,6 +43,7 @@ from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
 from supervisor.runtime.pool import Pool
 from supervisor.runtime.ports import listener_of
+from supervisor.runtime.pressure import PressureWatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -170,6 +171,7 @@ async def _serve(config: Config, listener: socket.socket, on_listening: Callable
             tasks.start_soon(_sweep, server)
             tasks.start_soon(_announce, service, listener, on_listening)
             tasks.start_soon(_preload, service)
+            tasks.start_soon(PressureWatch(lambda: [run.model.id for run in service.pool.fleet.runs]).run)
             await server.serve(sockets=[listener])
             _end_streams(service)
             service.pool.close()

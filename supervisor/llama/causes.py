@@ -250,7 +250,7 @@ FILES = (
     ),
     _cause(
         "too_many_open_files",
-        "llama-server may not open any more files",
+        "no more files may be opened",
         "raise the limit (`ulimit -n`, `LimitNOFILE=` of the systemd unit)",
         r"Too many open files",
         permanent=False,

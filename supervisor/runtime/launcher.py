@@ -22,6 +22,7 @@ from supervisor.runtime.address import taken_before, taken_meanwhile
 from supervisor.runtime.child import Child
 from supervisor.runtime.hearing import became_ready, listen, load_report
 from supervisor.runtime.ports import MARK
+from supervisor.runtime.shortage import shortage
 from supervisor.runtime.stall import watch_for_stalls
 from supervisor.runtime.tuning import Tuner, Tuning
 from supervisor.runtime.warming import Warmer
@@ -70,7 +71,10 @@ class Launcher:
 
     async def check(self, model: Model) -> Failure | None:
         """What is wrong with this model, as far as can be known without loading it."""
-        return self._noted(model, await self._inspector.examine(model))
+        try:
+            return self._noted(model, await self._inspector.examine(model))
+        except OSError as exc:
+            return self._short_of(model, exc)
 
     def fingerprint(self, model: Model) -> Fingerprint:
         """Changes when the binary or a file of this model changes."""
@@ -84,6 +88,19 @@ class Launcher:
 
     async def run(self, live: LiveRun, on_ready: Callable[[], None]) -> Failure | None:
         """Run a child of this model until it ends; the failure when that was not our doing."""
+        try:
+            return await self._run(live, on_ready)
+        except OSError as exc:
+            return self._short_of(live.model, exc)
+
+    def _short_of(self, model: Model, exc: OSError) -> Failure:
+        """The report of what has failed because the system gives us no more of something; raises what did not."""
+        diagnosis = shortage(exc)
+        if diagnosis is None:
+            raise exc
+        return report(model.id, diagnosis)
+
+    async def _run(self, live: LiveRun, on_ready: Callable[[], None]) -> Failure | None:
         model = live.model
         inspection = await self._inspector.inspect(model)
         if failure := self._noted(model, inspection):
