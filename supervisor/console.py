@@ -60,8 +60,9 @@ def _is_foreign(record: logging.LogRecord) -> bool:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Cutting an answer on purpose is logged where it happens; uvicorn's word for it would puzzle people."""
-    return "without completing response" not in record.getMessage()
+    """Cutting an answer on purpose is logged where it happens; uvicorn's words for it would puzzle people."""
+    message = record.getMessage()
+    return "without completing response" not in message and "without completing handshake" not in message
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
