@@ -31,7 +31,7 @@ from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
 from supervisor.llama.command import Surroundings
 from supervisor.llama.preflight import Inspector
-from supervisor.proxy.crowd import Crowd, connections_for
+from supervisor.proxy.crowd import crowd_of
 from supervisor.proxy.front import Front
 from supervisor.proxy.peers import Peers
 from supervisor.record.bus import Bus
@@ -206,7 +206,7 @@ def _uvicorn_config(app: App, config: Config) -> uvicorn.Config:
         app,
         ssl_certfile=certificate,
         ssl_keyfile=key,
-        http=cast("Any", partial(Front, app, crowd=_crowd(config.server.max_connections))),
+        http=cast("Any", partial(Front, app, crowd=crowd_of(config.server.max_connections))),
         ws_max_size=WEBSOCKET_MESSAGE,
         lifespan="off",
         log_config=None,
@@ -216,15 +216,6 @@ def _uvicorn_config(app: App, config: Config) -> uvicorn.Config:
         date_header=False,
         timeout_graceful_shutdown=math.ceil(config.server.drain_timeout) + 2,  # the pool cuts first, and says so
     )
-
-
-def _crowd(wanted: int) -> Crowd:
-    """The limit of connections, so that descriptors are left for all else that needs some."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = connections_for(files, wanted)
-    if limit < wanted:
-        logger.warning("at most %s connections at a time, for we may open %s files only (LimitNOFILE=)", limit, files)
-    return Crowd(limit)
 
 
 def _end_streams(service: Service) -> None:

@@ -286,7 +286,8 @@ class Client:
         self.is_answered = True
         self.listener = None
         self._pieces.clear()
-        self._release()
+        if self.share is not None or self.source is not None:
+            self._release()
         self._unwatch()
         self._ended()
 

@@ -7,6 +7,7 @@ met first, by whoever needs a file next.
 from __future__ import annotations
 
 import logging
+import resource
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -28,6 +29,15 @@ class Idle(Protocol):
     def idle_since(self) -> float | None: ...
 
     def shutdown(self) -> None: ...
+
+
+def crowd_of(wanted: int) -> Crowd:
+    """The limit of connections of this process, so that files are left for all else that needs some."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = connections_for(files, wanted)
+    if limit < wanted:
+        logger.warning("at most %s connections at a time, for we may open %s files only (LimitNOFILE=)", limit, files)
+    return Crowd(limit)
 
 
 def connections_for(files: int, wanted: int) -> int:

@@ -53,7 +53,7 @@ sampling = {{ temp = 0.25 }}
 cmd = {fake_cmd()}
 use_model_name = "other"
 [models.broken]
-cmd = ["/nonexistent/server", "${{PORT}}"]
+cmd = ["false", "${{PORT}}"]
 [peers.nobody]
 proxy = "http://127.0.0.1:1"
 models = ["far"]
