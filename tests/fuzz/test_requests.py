@@ -239,6 +239,11 @@ def any_form(random: Random) -> bytes:
     return framed(random, "POST", target, [random.choice(HEADERS[3:6])], form_body(random))
 
 
+def is_waiting(front: Front) -> bool:
+    """Whether nothing is to be done before the client sends more."""
+    return not front._pending and (front._current is None or not front._current.is_whole)
+
+
 class FuzzWire(Wire):
     """A wire whose protocol may change."""
 
@@ -281,7 +286,7 @@ class Attack:
                     break
                 wire.protocol.data_received(piece)
                 await asyncio.sleep(0)
-            await until(lambda: wire.is_closed or front._current is None or not front._current.is_whole)
+            await until(lambda: wire.is_closed or is_waiting(front))
         now = asyncio.get_running_loop().time()
         for later in (0, BODY_SECONDS + 1, 2 * BODY_SECONDS + 2, 2 * BODY_SECONDS + IDLE_SECONDS + 3):
             if wire.protocol is front:

@@ -139,6 +139,26 @@ async def test_slow_body_on_its_way_to_a_child(has_begun: bool) -> None:
     assert scene.wire.is_closed
 
 
+@pytest.mark.slow
+def test_slow_body_of_a_service(start: Callable[..., RunningService]) -> None:
+    """Over a real connection, too, a body that does not come is answered 408, and one that is passed on as well."""
+    service = start(f"[models.fake]\ncmd = {fake_cmd()}")
+    form = b'--B\r\ncontent-disposition: form-data; name="model"\r\n\r\nfake\r\n--B\r\n' + b"x" * MiB
+    upload = post("/v1/audio/transcriptions", form + b"rest", content_type="multipart/form-data; boundary=B")
+    with http_to(service.url) as http:
+        http.get("/props", params={"model": "fake"}).raise_for_status()
+    with (
+        raw_request(service, post("/v1/completions", b"body")[:-1]) as plain,
+        raw_request(service, upload[:-4]) as passed_on,
+    ):
+        for client in (plain, passed_on):
+            client.settimeout(BODY_SECONDS + DEADLINE)
+            with client.makefile("rb") as file:
+                answer = read_answer(file)
+                assert (answer.status, answer.error["code"]) == (408, "request_timeout")
+                assert file.read() == b""
+
+
 # Heads of websockets.
 
 KEY = b"sec-websocket-key: " + b"A" * 22 + b"=="
