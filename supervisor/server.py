@@ -34,6 +34,7 @@ from supervisor.llama.preflight import Inspector
 from supervisor.proxy.crowd import crowd_of
 from supervisor.proxy.front import Front
 from supervisor.proxy.peers import Peers
+from supervisor.proxy.upgraded import Upgraded
 from supervisor.record.bus import Bus
 from supervisor.record.echo import Echo
 from supervisor.record.inflight import InFlight
@@ -207,6 +208,7 @@ def _uvicorn_config(app: App, config: Config) -> uvicorn.Config:
         ssl_certfile=certificate,
         ssl_keyfile=key,
         http=cast("Any", partial(Front, app, crowd=crowd_of(config.server.max_connections))),
+        ws=Upgraded,
         ws_max_size=WEBSOCKET_MESSAGE,
         lifespan="off",
         log_config=None,

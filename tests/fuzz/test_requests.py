@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 import uvicorn
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
 from supervisor.app import App
@@ -23,6 +22,7 @@ from supervisor.proxy.crowd import Crowd
 from supervisor.proxy.front import BODY_SECONDS, IDLE_SECONDS, Front
 from supervisor.proxy.peers import Peers
 from supervisor.proxy.routes import ROUTES
+from supervisor.proxy.upgraded import Upgraded
 from supervisor.server import running_service
 from tests.fuzz.mutation import ODD, example, numbers
 from tests.proxy.conftest import Wire, fake_cmd
@@ -270,7 +270,7 @@ class Attack:
 
     def __init__(self, service: Service) -> None:
         self._app = App(service, Peers(service.config))
-        self._config = uvicorn.Config(self._app, log_config=None, lifespan="off", ws=WebSocketsSansIOProtocol)
+        self._config = uvicorn.Config(self._app, log_config=None, lifespan="off", ws=Upgraded)
         self._config.load()
 
     async def connection(self, pieces: list[bytes]) -> list[int]:

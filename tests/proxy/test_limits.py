@@ -213,6 +213,22 @@ def test_no_websocket(talkative: RunningService, more: bytes) -> None:
         assert file.read() == b""
 
 
+@pytest.mark.parametrize("path", ["/upstream/ws/echo", "/upstream/nobody/x", "/health"])
+@pytest.mark.parametrize("behind", [b"\xff" * 200, b"GET / HTTP/1.1\r\n\r\n", b"15\r\nchunk", b"\x81\x00\x80\x80"])
+@pytest.mark.parametrize("more", [b"x: y", b"upgrade: h2c", b"sec-websocket-version: 7"])
+def test_bytes_behind_a_websocket(talkative: RunningService, path: str, behind: bytes, more: bytes) -> None:
+    """Whatever is sent with a request for a websocket ends it at most; the library below breaks by some of it."""
+    head = request(f"GET {path} HTTP/1.1".encode(), b"host: localhost", *UPGRADE, more)
+    for segments in ([head + behind], [head, behind]):
+        with raw_request(talkative, segments[0]) as client, contextlib.suppress(OSError):
+            for each in segments[1:]:
+                client.sendall(each)
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(65536):
+                pass
+    assert "Traceback" not in (talkative.directory / "service.log").read_text()
+
+
 # Connections.
 
 
