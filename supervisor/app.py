@@ -16,6 +16,7 @@ from starlette.responses import Response
 from supervisor.api.access import Access
 from supervisor.api.routes import Api
 from supervisor.errors import (
+    BodyMemoryFull,
     BodyTooLarge,
     InternalError,
     MethodNotAllowed,
@@ -24,6 +25,7 @@ from supervisor.errors import (
     Unauthorized,
 )
 from supervisor.proxy.asgi import AsgiCall
+from supervisor.proxy.body_memory import SMALL_BODY, BodyMemory
 from supervisor.proxy.dialects import Dialect, error_response
 from supervisor.proxy.heads import header
 from supervisor.proxy.relay import Proxy, answer_to
@@ -55,6 +57,7 @@ class App:
     def __init__(self, service: Service, peers: Peers) -> None:
         self._service = service
         self._max_body = service.config.server.max_body
+        self._body_memory = BodyMemory(max(service.config.server.body_memory, self._max_body))
         self._access = Access(service.config.server)
         self._access_log = access_log(service.config.server, partial(service.logs.proxy.append, stream="log"))
         self._scheme = "https" if service.config.server.tls_cert_file else "http"
@@ -86,7 +89,14 @@ class App:
         """Refuse what has become too much, and pass large uploads on."""
         if client.body_size > self._max_body:
             self.refuse(client, _too_large(client.body_size, self._max_body))
-        elif _is_data_plane(client.path) and client.method != "OPTIONS":
+            return
+        if client.body_size > SMALL_BODY:
+            try:
+                self._body_memory.hold(client)
+            except BodyMemoryFull as exc:
+                self.refuse(client, exc)
+                return
+        if _is_data_plane(client.path) and client.method != "OPTIONS":
             self._guarded(self._early, client)
 
     def whole(self, client: Client) -> None:

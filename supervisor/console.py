@@ -54,7 +54,7 @@ def set_up_logging(level: str, time_format: str | None = None, *, as_json: bool 
     handler: logging.Handler
     if sys.stderr.isatty() and time_format is None and not as_json:
         handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False, log_time_format="%X")
-        handler.setFormatter(own_log.OwnFormatter("%(message)s"))
+        handler.setFormatter(own_log.LineFormatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(_formatter(time_format, as_json=as_json))
@@ -74,7 +74,7 @@ def _formatter(time_format: str | None, *, as_json: bool) -> logging.Formatter:
     if as_json:
         return own_log.JournalFormatter(JsonFormatter()) if goes_to_journal else JsonFormatter()
     if goes_to_journal and time_format is None:
-        return own_log.JournalFormatter(own_log.OwnFormatter(own_log.IN_JOURNAL))
+        return own_log.JournalFormatter(own_log.LineFormatter(own_log.IN_JOURNAL))
     return own_log.formatter(time_format)
 
 
@@ -83,8 +83,9 @@ def _is_foreign(record: logging.LogRecord) -> bool:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Cutting an answer on purpose is logged where it happens; uvicorn's word for it would puzzle people."""
-    return "without completing response" not in record.getMessage()
+    """Cutting an answer on purpose is logged where it happens; uvicorn's words for it would puzzle people."""
+    message = record.getMessage()
+    return "without completing response" not in message and "without completing handshake" not in message
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:

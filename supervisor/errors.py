@@ -161,6 +161,30 @@ class RequestTimeout(SupervisorError):
     type = "invalid_request_error"
 
 
+class TooManyConnections(SupervisorError):
+    """Raised when as many connections are open as there may be, and none of them is idle."""
+
+    status = 503
+    code = "too_many_connections"
+    passes_after = 1.0
+
+
+class BodyMemoryFull(SupervisorError):
+    """Raised when the bodies of other requests hold all the memory there is for such."""
+
+    status = 503
+    code = "request_memory_full"
+    passes_after = 5.0
+
+
+class OutOfResources(SupervisorError):
+    """Raised when the system gives this service no more of something: open files, memory, processes."""
+
+    status = 503
+    code = "out_of_resources"
+    passes_after = 1.0
+
+
 class Forbidden(SupervisorError):
     """Raised when a management route is called from somewhere it must not be."""
 

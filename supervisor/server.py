@@ -31,12 +31,15 @@ from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
 from supervisor.llama.command import Surroundings, child_environment
 from supervisor.llama.preflight import Inspector
+from supervisor.proxy.crowd import crowd_of
 from supervisor.proxy.front import Front
 from supervisor.proxy.peers import Peers
+from supervisor.proxy.upgraded import Upgraded
 from supervisor.record.bus import Bus
 from supervisor.record.echo import Echo
 from supervisor.record.inflight import InFlight
 from supervisor.record.json_log import child_line
+from supervisor.record.log_files import LogFiles
 from supervisor.record.own_log import LineHandler, formatter
 from supervisor.runtime.budgets import CONNECTIONS, longest_stop
 from supervisor.runtime.ending import end_carriers
@@ -46,6 +49,7 @@ from supervisor.runtime.marks import MARK
 from supervisor.runtime.orphans import end_orphans
 from supervisor.runtime.pool import Pool
 from supervisor.runtime.ports import listener_of
+from supervisor.runtime.pressure import PressureWatch
 from supervisor.runtime.reaper import adopts_orphans, keep_reaping
 from supervisor.runtime.roster import Roster
 from supervisor.runtime.rundir import claimed
@@ -65,6 +69,8 @@ logger = logging.getLogger("supervisor.server")
 SWEEP_SECONDS = 1.0
 """Between two looks at idle connections."""
 FIRST_LOOK_SECONDS = 0.5
+WEBSOCKET_MESSAGE = 16 * 1024**2
+"""Bytes of a message that a client may send over a websocket, in however many frames."""
 
 
 class AddressTaken(Exception):
@@ -188,6 +194,10 @@ async def _serve(
             if adopts_orphans():
                 tasks.start_soon(keep_reaping)
             await server.serve(sockets=list(listeners))
+            if adopts_orphans():
+                tasks.start_soon(keep_reaping)
+            tasks.start_soon(PressureWatch(lambda: [run.model.id for run in service.pool.fleet.runs]).run)
+            await server.serve(sockets=list(listeners))
             _end_streams(service)
             service.pool.close()
             tasks.cancel_scope.cancel()
@@ -241,7 +251,9 @@ def _uvicorn_config(app: App, config: Config) -> uvicorn.Config:
         app,
         ssl_certfile=certificate,
         ssl_keyfile=key,
-        http=cast("Any", partial(Front, app)),
+        http=cast("Any", partial(Front, app, crowd=crowd_of(config.server.max_connections))),
+        ws=Upgraded,
+        ws_max_size=WEBSOCKET_MESSAGE,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -334,6 +346,11 @@ def _logs(config: Config) -> Iterator[Logs]:
         if server.log_time_format is not None and server.log_to_stdout is not Console.NONE:
             echo = stack.enter_context(Echo(sys.stdout.buffer))
             logs.shown.sinks.append(partial(_echo_as_json, echo) if as_json else lambda line: echo.write(line.text))
+        if server.log_dir is not None:
+            folder = config.base / Path(server.log_dir).expanduser()
+            files = stack.enter_context(LogFiles(folder, size=server.log_file_size, count=server.log_file_count))
+            logs.proxy.sinks.append(lambda line: files.own(line.text))
+            logs.file_of = files.of
         yield logs
 
 

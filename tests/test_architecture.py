@@ -80,7 +80,7 @@ DOORS = {
     "httptools": ("proxy/front", "proxy/upstream"),
     "websockets": ("proxy/websocket",),
     "starlette": ("proxy/", "api/", "app"),
-    "uvicorn": ("server", "proxy/front"),
+    "uvicorn": ("server", "proxy/front", "proxy/upgraded"),
     "httpx": ("runtime/health", "service_client", "remote_commands", "doctor"),
     "pynvml": ("runtime/nvml",),
     "rich": ("console", "remote_commands"),

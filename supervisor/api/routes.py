@@ -195,7 +195,7 @@ async def _fields(request: Request) -> dict[str, Any]:
             raise InvalidRequest(f"the request body has more than {BODY_LIMIT} bytes")
     try:
         fields = msgspec.json.decode(body)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequest(f"the request body is not valid JSON: {exc}") from exc
     if not isinstance(fields, dict):
         raise InvalidRequest('expected a JSON object such as {"model": "NAME"}')

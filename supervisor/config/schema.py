@@ -190,7 +190,14 @@ SERVER = {
         DURATION, "After how long a waiting stream is told, in comments that clients ignore, how loading goes.", "5s"
     ),
     "max_body": Key(POSITIVE_SIZE, "The largest request accepted.", "256MiB"),
+    "body_memory": Key(
+        POSITIVE_SIZE, "How much memory the bodies of all requests may take together; `max_body` at least.", "512MiB"
+    ),
+    "max_connections": Key(integer(1), "Connections at a time; fewer where the limit of open files is low.", 4096),
     "log_buffer": Key(SIZE, "How much of each model's output is kept.", "256KiB"),
+    "log_dir": Key(FILLED, "Write our log and each model's output to files in this directory as well."),
+    "log_file_size": Key(POSITIVE_SIZE, "The size at which a log file is put aside and a new one begun.", "10MiB"),
+    "log_file_count": Key(integer(0), "How many log files that were put aside are kept, of each kind.", 5),
     "management": Key(
         one_of({each.value: each for each in Management}),
         "Who may load, unload and read logs without a key: this machine, private networks too, or anyone.",

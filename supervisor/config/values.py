@@ -304,8 +304,18 @@ class Server:
     """Seconds after which a waiting stream is told by comments how its model's load goes."""
     max_body: int = 256 * 1024**2
     """Bytes of a request body; more is answered 413."""
+    body_memory: int = 512 * 1024**2
+    """Bytes that the bodies of all requests may hold in memory; a further large one is answered 503."""
+    max_connections: int = 4096
+    """Connections of clients; fewer if we may open fewer files. The next one is answered 503."""
     log_buffer: int = 256 * 1024
     """Bytes of output kept per model."""
+    log_dir: str | None = None
+    """Where our log and each model's output are written to files, too; None: nowhere."""
+    log_file_size: int = 10 * 1024**2
+    """Bytes after which a log file is put aside and a new one begun."""
+    log_file_count: int = 5
+    """Log files kept that were put aside, for each model and for us."""
     management: Management = Management.LOCAL
     log_level: str = "info"
     log_format: LogFormat = LogFormat.TEXT

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from supervisor.errors import SupervisorError
+    from supervisor.proxy.body_memory import Share
     from supervisor.proxy.heads import Headers
 
 STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 600)} | {
@@ -40,6 +41,16 @@ class Listener(Protocol):
 
     def client_sent(self) -> None:
         """More of the request has come, or its end."""
+
+
+class Source(Protocol):
+    """Where the rest of a request comes from, if not from its connection."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Watcher(Protocol):
@@ -81,6 +92,8 @@ class Client:
         "query",
         "raw_path",
         "request_id",
+        "share",
+        "source",
         "status",
         "version",
         "watcher",
@@ -131,6 +144,9 @@ class Client:
         """Bytes of the answer's body."""
         self.listener: Listener | None = None
         self.watcher: Watcher | None = None
+        self.share: Share | None = None
+        """What its body holds of the memory there is for bodies, if it is a large one."""
+        self.source: Source | None = None
 
     # The request.
 
@@ -162,12 +178,16 @@ class Client:
 
     def pause(self) -> None:
         """Read no more of the request for now."""
-        if not self.is_gone:
+        if self.source is not None:
+            self.source.pause()
+        elif not self.is_gone:
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
-        if not self.is_gone:
+        if self.source is not None:
+            self.source.resume()
+        elif not self.is_gone:
             self._transport.resume_reading()
 
     # The answer.
@@ -239,10 +259,8 @@ class Client:
         self._end()
 
     def cancel(self) -> None:
-        """End it on somebody's order: whoever serves it lets go, as if the client had left."""
-        listener, self.listener = self.listener, None
-        if listener is not None:
-            listener.client_left()
+        """End it on somebody's order."""
+        self.let_go()
         if self.has_begun:
             self.cut()
         else:
@@ -250,10 +268,36 @@ class Client:
             self.begin(CANCELLED_STATUS, [(b"content-type", b"application/json"), length])
             self.finish(CANCELLED)
 
+    def let_go(self) -> None:
+        """Whoever serves it lets go, as if the client had left."""
+        listener, self.listener = self.listener, None
+        if listener is not None:
+            listener.client_left()
+
+    def replay(self, source: Source) -> None:
+        """Let a body that had come, and was put elsewhere, come once more."""
+        self.source = source
+        self.is_whole = False
+        self.body_size = 0
+
+    def release_body(self) -> None:
+        """Its body is in memory no longer."""
+        if self.share is not None:
+            self.share.give_back()
+
+    def _release(self) -> None:
+        self.release_body()
+        source, self.source = self.source, None
+        if source is not None:
+            source.close()
+            self.is_whole = True  # for its connection it always was
+
     def _end(self) -> None:
         self.is_answered = True
         self.listener = None
         self._pieces.clear()
+        if self.share is not None or self.source is not None:
+            self._release()
         self._unwatch()
         self._ended()
 
@@ -267,6 +311,7 @@ class Client:
     def left(self) -> None:
         """The client went away."""
         self.is_gone = True
+        self._release()
         self._unwatch()
         if self.listener is not None:
             self.listener.client_left()

@@ -147,6 +147,8 @@ class Exchange:
             self._fail(UpstreamRefused(f"the model's server answered with status {status}, which HTTP does not have"))
             return
         self._call.body = b""
+        if self._client.share is not None:
+            self._client.share.give_back()
         is_stream = is_event_stream(headers)
         if self._answer.is_stream and not is_stream:
             self._complaint = b""

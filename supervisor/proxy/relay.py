@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 from supervisor.errors import InternalError, InvalidRequest, MethodNotAllowed, SupervisorError
 from supervisor.fleet.names import Choice, Target
@@ -18,6 +18,7 @@ from supervisor.proxy.backend import LocalBackend, local_upstream
 from supervisor.proxy.bodies import model_in_form, renamed_in_form
 from supervisor.proxy.exchange import Call, Exchange
 from supervisor.proxy.heads import header
+from supervisor.proxy.parking import Parking
 from supervisor.proxy.patience import patient_lease
 from supervisor.proxy.routes import COMFYUI, COMFYUI_MODEL, ROUTES, UPSTREAM, Route, Source, dialect_of
 
@@ -36,6 +37,8 @@ logger = logging.getLogger("supervisor.proxy")
 
 LARGE_BODY = 512 * 1024
 """Bytes after which an upload is passed on as it comes, if its model is known by then."""
+_SEPARATORS = re.compile(rb"[/\\]")
+_CONTROLS = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 class Redirect(Exception):
@@ -58,6 +61,7 @@ class Proxy:
         """Requests made through selectors so far."""
         self._ignored = [re.compile(pattern) for pattern in pool.config.server.ignore_paths]
         self._upstreams: dict[RunId, Upstream] = {}
+        self._parking = Parking()
 
     def serve(self, client: Client) -> None:
         """Answer one request that is whole; the caller has chosen it by its path."""
@@ -124,7 +128,7 @@ class Proxy:
     def _addressed_model(self, client: Client) -> tuple[Target, bytes]:
         """The model a path names, and the rest of that path as the client encoded it; raises `ModelNotFound`."""
         if client.path.startswith(COMFYUI):
-            return self._names.model(COMFYUI_MODEL), client.raw_path[len(COMFYUI) - 1 :]
+            return self._names.model(COMFYUI_MODEL), inside(client.raw_path[len(COMFYUI) - 1 :])
         return addressed_model(self._names, client.raw_path)
 
     def _wakes(self, client: Client, rest: bytes) -> bool:
@@ -152,9 +156,12 @@ class Proxy:
             waiting.task = asyncio.get_running_loop().create_task(self._pass_on_later(call, answer))
 
     async def _pass_on_later(self, call: Call, answer: Answer) -> None:
+        parked = self._parking.park(call, answer.client)
         try:
             model = call.model.model
             lease = await (patient_lease(self._pool, model, answer) if call.streams else self._pool.lease(model))
+            if parked is not None:
+                parked.fetch(answer.fail)
             self._exchange(call, answer, lease)
         except SupervisorError as exc:
             answer.fail(exc)
@@ -163,6 +170,9 @@ class Proxy:
                 "bug: waiting for %s broke", call.model.model, extra={"request_id": answer.client.request_id}
             )
             answer.fail(InternalError("something broke; the service's log has the details"))
+        finally:
+            if parked is not None:
+                parked.leave()
 
     def _exchange(self, call: Call, answer: Answer, lease: Lease) -> None:
         Exchange(call, answer, LocalBackend(lease, self._upstream(lease.run))).start()
@@ -206,11 +216,23 @@ def answer_to(client: Client) -> Answer:
 def addressed_model(names: Names, raw_path: bytes) -> tuple[Target, bytes]:
     """The model that `/upstream/MODEL/PATH` names, and the path as the client encoded it, empty if there is none.
 
-    Raises `ModelNotFound`.
+    Raises `ModelNotFound`, and `InvalidRequest` for a path that leads elsewhere.
     """
     segments = raw_path.removeprefix(UPSTREAM.encode()).split(b"/")
     model, count = names.split([unquote(segment.decode("latin-1")) for segment in segments])
-    return model, b"".join(b"/" + segment for segment in segments[count:])
+    return model, inside(b"".join(b"/" + segment for segment in segments[count:]))
+
+
+def inside(path: bytes) -> bytes:
+    """A path that stays within the server it is meant for, whatever that makes of it; else raises `InvalidRequest`."""
+    plain = path
+    while b"%" in plain and (decoded := unquote_to_bytes(plain)) != plain:  # some servers decode twice
+        plain = decoded
+    if b".." in plain and b".." in _SEPARATORS.split(plain):
+        raise InvalidRequest("the path leads out of the model's server", hint="`..` may not be a part of it")
+    if _CONTROLS.search(plain):
+        raise InvalidRequest("the path has control characters")
+    return path
 
 
 def _call(

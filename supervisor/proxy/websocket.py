@@ -17,7 +17,7 @@ from supervisor.llama.endpoint import Endpoint, HttpEndpoint, TcpEndpoint, UnixE
 from supervisor.proxy.dialects import error_response
 from supervisor.proxy.disconnect import Disconnect
 from supervisor.proxy.heads import header
-from supervisor.proxy.relay import addressed_model
+from supervisor.proxy.relay import addressed_model, inside
 from supervisor.proxy.request_id import REQUEST_ID
 from supervisor.proxy.routes import COMFYUI, COMFYUI_MODEL, dialect_of
 
@@ -68,7 +68,7 @@ class WebSocketProxy:
     def _addressed(self, raw_path: bytes) -> tuple[str, str]:
         """The model and the path at its server; raises `ModelNotFound`."""
         if raw_path.startswith(COMFYUI.encode()):
-            model, path = self._names.model(COMFYUI_MODEL), raw_path[len(COMFYUI) - 1 :]
+            model, path = self._names.model(COMFYUI_MODEL), inside(raw_path[len(COMFYUI) - 1 :])
         else:
             model, path = addressed_model(self._names, raw_path)
         if model.peer is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from supervisor.record.go_time import EXACT, LAYOUTS, format_time
 
@@ -17,6 +18,9 @@ OURS = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 IN_JOURNAL = "%(name)s: %(message)s"
 """The journal knows the rest itself."""
 _LEVELS = {"WARNING": "WARN", "CRITICAL": "ERROR"}
+_CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_UNSAFE = re.compile(f"[{_CONTROLS}]")
+_UNSAFE_IN_A_LINE = re.compile(f"[\n{_CONTROLS}]")
 
 
 class Stamp:
@@ -40,14 +44,27 @@ class Stamp:
         return text
 
 
-class OwnFormatter(logging.Formatter):
-    """Lines of our own; the request they concern, if there is one, stands at the end."""
+class LineFormatter(logging.Formatter):
+    """One line for each message, whatever names and paths a client has made part of it."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = one_line(record.message)
         return super().formatMessage(record) + _request(record)
 
+    def formatException(self, ei: Any) -> str:
+        return _UNSAFE.sub(_escaped, super().formatException(ei))
 
-class LlamaSwapFormatter(logging.Formatter):
+
+def one_line(text: str) -> str:
+    """The text with line ends, what steers a terminal and what is no text written as Python escapes."""
+    return _UNSAFE_IN_A_LINE.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
+
+
+class LlamaSwapFormatter(LineFormatter):
     """Lines as llama-swap writes them: `[LEVEL] message`, after the time if a layout for it is named."""
 
     def __init__(self, time_format: str) -> None:
@@ -56,10 +73,11 @@ class LlamaSwapFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         level = _LEVELS.get(record.levelname, record.levelname)
-        return f"{self._stamp.at(record.created)}[{level}] {record.message}{_request(record)}"
+        return f"{self._stamp.at(record.created)}[{level}] {one_line(record.message)}{_request(record)}"
 
 
 def _request(record: logging.LogRecord) -> str:
+    """The request a line concerns, at its end."""
     request_id = getattr(record, "request_id", None)
     return f" (request {request_id})" if request_id else ""
 
@@ -84,7 +102,7 @@ def _priority(level: int) -> int:
 
 def formatter(time_format: str | None) -> logging.Formatter:
     """What makes a line of a record; None is our own format, any text llama-swap's."""
-    return OwnFormatter(OURS) if time_format is None else LlamaSwapFormatter(time_format)
+    return LineFormatter(OURS) if time_format is None else LlamaSwapFormatter(time_format)
 
 
 class LineHandler(logging.Handler):

@@ -42,6 +42,8 @@ STDIN_GRACE = 1.0
 HEARTBEAT = 0.5
 OK = 200
 KEPT_LINES = 2000
+KEPT_LENGTH = 2000
+"""Characters of a line that are looked at for what went wrong; no message of an error is longer."""
 
 
 class Child:
@@ -271,7 +273,7 @@ class Child:
             self._log(stream, text)
             self._on_line(text)
             if stream == "stderr":
-                self._stderr.append(text)
+                self._stderr.append(text[:KEPT_LENGTH])
             self.tokens_per_second = protocol.generation_speed(text) or self.tokens_per_second
             return
         self._has_reported = True

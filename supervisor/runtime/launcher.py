@@ -27,6 +27,7 @@ from supervisor.runtime.ledger import Ledger
 from supervisor.runtime.marks import MARK
 from supervisor.runtime.readings import Machine
 from supervisor.runtime.roster import Roster
+from supervisor.runtime.shortage import shortage
 from supervisor.runtime.stall import watch_for_stalls
 from supervisor.runtime.tuning import Tuner, Tuning
 from supervisor.runtime.warming import Warmer
@@ -86,9 +87,12 @@ class Launcher:
 
     async def check(self, model: Model) -> Failure | None:
         """What is wrong with this model, as far as can be known without loading it."""
-        inspection = await self._inspector.examine(model)
-        await self.ledger.look(model, inspection)
-        return self._noted(model, inspection)
+        try:
+            inspection = await self._inspector.examine(model)
+            await self.ledger.look(model, inspection)
+            return self._noted(model, inspection)
+        except OSError as exc:
+            return self._short_of(model, exc)
 
     def fingerprint(self, model: Model) -> Fingerprint:
         """Changes when the binary or a file of this model changes."""
@@ -102,6 +106,19 @@ class Launcher:
 
     async def run(self, live: LiveRun, on_ready: Callable[[], None]) -> Failure | None:
         """Run a child of this model until it ends; the failure when that was not our doing."""
+        try:
+            return await self._run(live, on_ready)
+        except OSError as exc:
+            return self._short_of(live.model, exc)
+
+    def _short_of(self, model: Model, exc: OSError) -> Failure:
+        """The report of what has failed because the system gives us no more of something; raises what did not."""
+        diagnosis = shortage(exc)
+        if diagnosis is None:
+            raise exc
+        return report(model.id, diagnosis)
+
+    async def _run(self, live: LiveRun, on_ready: Callable[[], None]) -> Failure | None:
         model = live.model
         inspection = await self._inspector.inspect(model)
         if failure := self._noted(model, inspection):

@@ -82,9 +82,10 @@ def _reaches(bound: str, host: str) -> bool:
 def _owners(inodes: set[str]) -> Iterator[int]:
     """The processes that hold one of these sockets, as far as we may see them."""
     if inodes and Path("/proc").is_dir():
-        for process in Path("/proc").iterdir():
-            if process.name.isdecimal() and not inodes.isdisjoint(_sockets(process)):
-                yield int(process.name)
+        with contextlib.suppress(OSError):  # where we may open no more files
+            for process in Path("/proc").iterdir():
+                if process.name.isdecimal() and not inodes.isdisjoint(_sockets(process)):
+                    yield int(process.name)
 
 
 def _sockets(process: Path) -> set[str]:

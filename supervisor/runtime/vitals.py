@@ -23,7 +23,10 @@ def signs_of_session(leader: int) -> tuple[int, ...]:
 
 def session_of(leader: int) -> list[int]:
     """The processes in a session."""
-    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+    try:
+        pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    except OSError:  # we may open no more files; that is no fault of the child's
+        return []
     return [pid for pid in pids if (fields := _stat(pid)) and int(fields[_SESSION]) == leader]
 
 

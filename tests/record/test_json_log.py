@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from supervisor.record.json_log import JsonFormatter, child_line
-from supervisor.record.own_log import IN_JOURNAL, JournalFormatter, OwnFormatter
+from supervisor.record.own_log import IN_JOURNAL, JournalFormatter, LineFormatter
 from tests.conftest import DEADLINE
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def test_a_line_of_a_child() -> None:
 
 def test_the_journal() -> None:
     """Each line for the journal begins with its priority, and leaves out what the journal knows."""
-    form = JournalFormatter(OwnFormatter(IN_JOURNAL))
+    form = JournalFormatter(LineFormatter(IN_JOURNAL))
 
     assert form.format(record("one\ntwo", level=logging.WARNING)) == "<4>supervisor.pool: one\n<4>two"
     assert form.format(record("x", level=logging.DEBUG, request_id="r-1")) == "<7>supervisor.pool: x (request r-1)"

@@ -54,12 +54,14 @@ def test_our_line() -> None:
 
 
 async def test_lines() -> None:
-    """A record of several lines is as many lines of the log; what is no text is replaced."""
+    """A message is one line of the log, whatever is in it; what comes with it, such as a traceback, has its own."""
     lines: list[str] = []
     handler = LineHandler(lines.append, asyncio.get_running_loop(), formatter(""))
-    handler.handle(record("one\ntwo \udcff"))
+    broken = record("one\ntwo \udcff")
+    broken.exc_text = "Traceback:\n  \udcff"
+    handler.handle(broken)
 
-    assert lines == ["[INFO] one", "two ?"]
+    assert lines == [r"[INFO] one\ntwo \udcff", "Traceback:", "  ?"]
 
 
 async def test_other_threads() -> None:
