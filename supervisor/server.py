@@ -26,6 +26,7 @@ import uvicorn
 
 from supervisor.api.service import Service
 from supervisor.app import App
+from supervisor.config.secrets import Redactor
 from supervisor.config.values import Console
 from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
@@ -33,19 +34,26 @@ from supervisor.llama.command import Surroundings
 from supervisor.llama.preflight import Inspector
 from supervisor.proxy.front import Front
 from supervisor.proxy.peers import Peers
+from supervisor.record.activity import Activity
 from supervisor.record.bus import Bus
 from supervisor.record.echo import Echo
+from supervisor.record.fleet_watch import FleetWatch
 from supervisor.record.inflight import InFlight
+from supervisor.record.metrics import Metrics
 from supervisor.record.own_log import LineHandler, formatter
+from supervisor.record.records import Records
+from supervisor.record.samples import Samples
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
 from supervisor.runtime.pool import Pool
 from supervisor.runtime.ports import listener_of
+from supervisor.runtime.sampler import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from supervisor.config.values import Config
+    from supervisor.fleet.values import RunId
 
 logger = logging.getLogger("supervisor.server")
 
@@ -181,11 +189,47 @@ async def running_service(config: Config, peers: Peers | None = None) -> AsyncIt
         inspector = Inspector(around, cache_dir=cache_dir())
         launcher = Launcher(config, around, inspector=inspector, logs=logs, cache_dir=cache_dir())
         bus = Bus()
-        async with Pool(config, launcher) as pool:
-            yield Service(
-                config, Names(config), pool, launcher, logs, bus, InFlight(bus), peers.reachable, int(time.time())
-            )
+        with _records(config, bus) as records:
+            async with Pool(config, launcher) as pool:
+                _watch(pool, records.metrics)
+                with Sampler(records.samples, lambda: bool(pool.fleet.runs)):
+                    yield Service(
+                        config,
+                        Names(config),
+                        pool,
+                        launcher,
+                        logs,
+                        bus,
+                        InFlight(bus),
+                        peers.reachable,
+                        int(time.time()),
+                        records,
+                    )
         peers.close()
+
+
+@contextlib.contextmanager
+def _records(config: Config, bus: Bus) -> Iterator[Records]:
+    """What is kept of what happens; the last requests are in it when this ends."""
+    server = config.server
+    metrics = Metrics()
+    samples = Samples(every=server.performance.every, is_enabled=not server.performance.disabled)
+    redact = Redactor.of(config)
+    with Activity(
+        server, config.base, bus=bus, metrics=metrics, redact=redact, priorities=config.priorities
+    ) as activity:
+        yield Records(activity, metrics, samples)
+
+
+def _watch(pool: Pool, metrics: Metrics) -> None:
+    """Count what becomes of the models of a pool."""
+
+    def ready_seconds(run: RunId) -> float | None:
+        live = pool.live_run(run)
+        return live.ready_seconds if live is not None else None
+
+    watch = FleetWatch(metrics, ready_seconds)
+    pool.on_change.append(lambda: watch.changed(pool.fleet))
 
 
 def cache_dir() -> Path:

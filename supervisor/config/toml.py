@@ -23,6 +23,7 @@ from supervisor.config.values import (
     Filters,
     Model,
     Peer,
+    Performance,
     Profile,
     Selector,
     Server,
@@ -155,6 +156,8 @@ def _config(root: Place, file: Fields, base: Path) -> Config:
 def _server(fields: Fields) -> Server:
     listen = fields.get("listen")
     fields = {key: value for key, value in fields.items() if key != "listen"}
+    if "performance" in fields:
+        fields["performance"] = _made(Performance, _table(fields, "performance"))
     return _made(Server, fields | (listen._asdict() if isinstance(listen, Address) else {}))
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from supervisor.errors import SupervisorError
     from supervisor.proxy.heads import Headers
+    from supervisor.record.recording import Recording
 
 STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 600)} | {
     each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in http.HTTPStatus
@@ -78,6 +79,7 @@ class Client:
         "path",
         "query",
         "raw_path",
+        "recording",
         "status",
         "version",
         "watcher",
@@ -125,6 +127,8 @@ class Client:
         """Bytes of the answer's body."""
         self.listener: Listener | None = None
         self.watcher: Watcher | None = None
+        self.recording: Recording | None = None
+        """What is kept of it for the record; None: nothing."""
 
     # The request.
 
@@ -233,6 +237,8 @@ class Client:
         listener, self.listener = self.listener, None
         if listener is not None:
             listener.client_left()
+        if self.recording is not None:
+            self.recording.was_cancelled = True
         if self.has_begun:
             self.cut()
         else:

@@ -54,6 +54,7 @@ EVERY_ERROR: list[tuple[SupervisorError, int, str, str]] = [
     (errors.UpstreamRefused("m"), 502, "server_error", "api_error"),
     (errors.ModelUnloaded("m"), 503, "server_error", "overloaded_error"),
     (errors.ShuttingDown("m"), 503, "server_error", "overloaded_error"),
+    (errors.RecordBusy("m"), 503, "server_error", "overloaded_error"),
     (errors.NoTarget("m"), 503, "server_error", "overloaded_error"),
     (errors.UpstreamTimeout("m"), 504, "server_error", "api_error"),
     (errors.CannotFit("m"), 507, "server_error", "api_error"),
