@@ -124,6 +124,7 @@ class RecordRoutes:
     async def metrics(self, request: Request) -> Response:
         """Everything for Prometheus: ours, the machine's, and the children's own."""
         self._require(request)
+        await self._service.records.activity.settle()
         texts = await self._scraper.scrape(self._service.pool)
         counted, gauges = self._service.records.metrics.numbers(), self._gauges()
         body = await anyio.to_thread.run_sync(exposition, counted, gauges, texts)

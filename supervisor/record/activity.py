@@ -6,6 +6,7 @@ The loop only puts what was kept of a request into a queue; no disk and no parse
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from supervisor.config.values import Server
     from supervisor.fleet.names import Target
     from supervisor.record.bus import Bus
-    from supervisor.record.captures import Capture
     from supervisor.record.metrics import Metrics
     from supervisor.record.queries import Query
     from supervisor.record.recording import Client
@@ -50,6 +50,7 @@ PAUSE_SECONDS = 0.0001
 """After so many requests the thread lets the loop go on."""
 ANSWER_SECONDS = 20.0
 """How long a question waits for the thread."""
+SETTLE_SECONDS = 1.0
 LAST_SECONDS = 5.0
 """How long the end of the service waits for the last rows."""
 
@@ -68,6 +69,7 @@ class Activity:
         metrics: Metrics,
         redact: Callable[[str], str],
         priorities: Mapping[str, int] | None = None,
+        store: Store | None = None,
     ) -> None:
         self._session_headers = frozenset(name.lower().encode() for name in server.session_id_headers)
         self._priorities = priorities or {}
@@ -75,7 +77,7 @@ class Activity:
         self._metrics = metrics
         self.captures = Captures(server.capture_buffer, redact)
         path = base / server.store if server.store else None
-        self._store = Store(path, server.metrics_max_in_memory)
+        self._store = store or Store(path, server.metrics_max_in_memory)
         self._queue: deque[Recording] = deque()
         self._questions: deque[Callable[[], None]] = deque()
         self._is_due = False
@@ -131,7 +133,12 @@ class Activity:
         """Sums and spreads over these models, or all; raises `RecordBusy`."""
         return await self._ask(partial(self._store.statistics, models))
 
-    async def _ask(self, question: Callable[[], T]) -> T:
+    async def settle(self) -> None:
+        """Wait until all that has ended by now is counted, or for a moment if a disk holds that up."""
+        with contextlib.suppress(RecordBusy):
+            await self._ask(lambda: None, within=SETTLE_SECONDS)
+
+    async def _ask(self, question: Callable[[], T], *, within: float = ANSWER_SECONDS) -> T:
         """Let the thread find out, after it has written what has ended by now."""
         answer: Future[T] = Future()
 
@@ -145,11 +152,11 @@ class Activity:
         self._questions.append(find_out)
         self._work.set()
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(within):
                 return await asyncio.wrap_future(answer)
         except TimeoutError as exc:
             raise RecordBusy(
-                f"the record of requests did not answer within {ANSWER_SECONDS:.0f} s",
+                f"the record of requests did not answer within {within:.0f} s",
                 hint="its disk is slow, or there are very many rows",
             ) from exc
 
@@ -216,10 +223,6 @@ class Activity:
             self._metrics.lost(lost - self._lost_told)
             logger.error("%d requests could not be recorded: the disk is too slow", lost - self._lost_told)
             self._lost_told = lost
-
-    def capture(self, number: int) -> Capture | None:
-        """What was kept of the request with this number, if it is still there."""
-        return self.captures.get(number)
 
     def __repr__(self) -> str:
         return f"<Activity [{len(self._queue)} waiting | {self._store}]>"

@@ -208,7 +208,7 @@ class InFlight:
         if entry.metadata is not None and "selector" in entry.metadata:
             self._through[entry.metadata["selector"]][entry.model] -= 1
         if self._bus.is_heard:
-            self._bus.publish(KIND, {"operation": "remove", "id": str(entry.number)}, key=entry.number, can_wait=True)
+            self._bus.publish(KIND, {"operation": "remove", "id": str(entry.number)}, can_wait=True)
 
     # How much has been answered.
 
