@@ -16,6 +16,7 @@ from supervisor.proxy.answer import Answer
 from supervisor.proxy.asked import asked_of, kind_of
 from supervisor.proxy.backend import LocalBackend, local_upstream
 from supervisor.proxy.bodies import model_in_form, renamed_in_form
+from supervisor.proxy.encodings import readable
 from supervisor.proxy.exchange import Call, Exchange
 from supervisor.proxy.heads import header
 from supervisor.proxy.patience import patient_lease
@@ -153,6 +154,7 @@ class Proxy:
             if self._activity is not None and call.method == b"POST":
                 body = call.body if call.length is None else None
                 self._activity.begin(answer.client, call.model, path, body=body)
+                call.headers = readable(call.headers)
         if call.model.peer is not None:
             Exchange(call, answer, self._peers.backend(call.model.peer)).start()
             return

@@ -96,17 +96,24 @@ def of_child(text: str, model: str) -> list[Metric]:
             if count > MOST_SAMPLES:
                 raise Malformed(f"more than {MOST_SAMPLES} samples")
             if not family.name.startswith(RESERVED):
-                families.append(_labelled(family, model))
+                families.append(_labelled(family, model, text))
     except (ValueError, IndexError, KeyError, TypeError) as exc:  # what the parser says is not always its own
         raise Malformed(str(exc) or "it cannot be read") from exc
     return families
 
 
-def _labelled(family: Metric, model: str) -> Metric:
-    is_odd = family.type == "counter" and any(not each.name.endswith(("_total", "_created")) for each in family.samples)
-    named = Metric(family.name, family.documentation, "unknown" if is_odd else family.type)
+def _labelled(family: Metric, model: str, text: str) -> Metric:
+    # The parser renames a counter that is none by its name, as llama-server has one; here it keeps its name.
+    is_renamed = family.type == "counter" and f"{family.name}_total" not in text
+    named = Metric(family.name, family.documentation, "unknown" if is_renamed else family.type)
     named.samples = [
-        Sample(each.name, _labels(each.labels, model), each.value, each.timestamp) for each in family.samples
+        Sample(
+            each.name.removesuffix("_total") if is_renamed else each.name,
+            _labels(each.labels, model),
+            each.value,
+            each.timestamp,
+        )
+        for each in family.samples
     ]
     return named
 
