@@ -210,3 +210,22 @@ async def test_an_error_in_a_stream() -> None:
 
     assert (row.resp_status_code, row.error_msg, row.cause) == (200, "it went away", UpstreamUnreachable.code)
     assert row.session_id == "s1"
+
+
+async def test_too_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a disk hangs, only the first requests keep what is large of them; the others keep their rows."""
+    monkeypatch.setattr(module, "MOST_WHOLE", 2)
+    store = SlowStore()
+    server = Server(capture_buffer=10**6)
+    with Activity(server, Path("/"), bus=Bus(), metrics=Metrics(), redact=lambda text: text, store=store) as activity:
+        for _ in range(5):
+            client = client_of()
+            activity.begin(client, TARGET, CHAT, body=b"x" * 1000)
+            client.begin(200, [(b"content-length", b"0")])
+            client.finish()
+        assert [recording.body is None for recording in activity._queue] == [False, False, True, True, True]
+        store.gate.set()
+        _, total = await activity.page(Query())
+
+        assert total == 5
+        assert activity.captures.numbers() == {1, 2}
