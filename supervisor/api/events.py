@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 15.0
 """Of silence, after which a comment shows proxies on the way, and us, that the other end is there."""
-GATHERED_SECONDS = 0.05
+GATHERED_SECONDS = 0.1
 """How long what happens to requests waits to be told together; of the changes of one only the last is."""
 HEARTBEAT = b": still here\n\n"
 

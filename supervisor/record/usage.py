@@ -144,7 +144,8 @@ def _lines(pieces: Sequence[bytes]) -> Iterator[bytes]:
             if _says_something(text):
                 yield from _telling(text)
             text = b""
-    yield from _telling(text)
+    if text:
+        yield from _telling(text)
 
 
 def _telling(text: bytes) -> Iterator[bytes]:
