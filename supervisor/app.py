@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("supervisor.app")
 
 _OPEN_TO_BROWSERS = ROUTES.keys() | {"/v1/models", "/models"}
+METRICS = "/metrics"
 _ADDRESSED = (UPSTREAM, COMFYUI)
 """Where the beginning of the path names the child."""
 
@@ -61,7 +62,13 @@ class App:
         self._access = Access(service.config.server)
         self._access_log = access_log(service.config.server, partial(service.logs.proxy.append, stream="log"))
         self._scheme = "https" if service.config.server.tls_cert_file else "http"
-        self._proxy = Proxy(service.pool, service.names, peers=peers, in_flight=service.in_flight)
+        self._proxy = Proxy(
+            service.pool,
+            service.names,
+            peers=peers,
+            in_flight=service.in_flight,
+            activity=service.records.activity if service.config.server.activity else None,
+        )
         self._websockets = WebSocketProxy(service.pool, service.names)
         self._tasks: set[asyncio.Task[None]] = set()
         self._api = Starlette(
@@ -96,7 +103,7 @@ class App:
             except BodyMemoryFull as exc:
                 self.refuse(client, exc)
                 return
-        if _is_data_plane(client.path) and client.method != "OPTIONS":
+        if _is_data_plane(client) and client.method != "OPTIONS":
             self._guarded(self._early, client)
 
     def whole(self, client: Client) -> None:
@@ -125,7 +132,7 @@ class App:
         path = client.path
         if client.method == "OPTIONS":
             _preflight(client, is_open=path in _OPEN_TO_BROWSERS)
-        elif _is_data_plane(path):
+        elif _is_data_plane(client):
             self._check_addressed(client)
             self._proxy.serve(client)
         else:
@@ -168,7 +175,11 @@ class App:
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-def _is_data_plane(path: str) -> bool:
+def _is_data_plane(client: Client) -> bool:
+    """Whether a child is asked; of metrics, only those of the model that is named."""
+    path = client.path
+    if path == METRICS and client.method in {"GET", "HEAD"} and b"model=" not in client.query:
+        return False
     return path in ROUTES or path.startswith(_ADDRESSED)
 
 

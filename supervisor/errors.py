@@ -99,6 +99,14 @@ class NoTarget(SupervisorError):
     passes_after = 1.0
 
 
+class RecordBusy(SupervisorError):
+    """Raised when the record of requests is held up by its disk."""
+
+    status = 503
+    code = "record_busy"
+    passes_after = 5.0
+
+
 class Unauthorized(SupervisorError):
     """Raised when a request brings no key, or none of ours, where one is needed."""
 

@@ -35,12 +35,17 @@ from supervisor.proxy.crowd import crowd_of
 from supervisor.proxy.front import Front
 from supervisor.proxy.peers import Peers
 from supervisor.proxy.upgraded import Upgraded
+from supervisor.record.activity import Activity
 from supervisor.record.bus import Bus
 from supervisor.record.echo import Echo
+from supervisor.record.fleet_watch import FleetWatch
 from supervisor.record.inflight import InFlight
 from supervisor.record.json_log import child_line
 from supervisor.record.log_files import LogFiles
+from supervisor.record.metrics import Metrics
 from supervisor.record.own_log import LineHandler, formatter
+from supervisor.record.records import Records
+from supervisor.record.samples import Samples
 from supervisor.runtime.budgets import CONNECTIONS, longest_stop
 from supervisor.runtime.ending import end_carriers
 from supervisor.runtime.launcher import Launcher
@@ -53,12 +58,14 @@ from supervisor.runtime.pressure import PressureWatch
 from supervisor.runtime.reaper import adopts_orphans, keep_reaping
 from supervisor.runtime.roster import Roster
 from supervisor.runtime.rundir import claimed
+from supervisor.runtime.sampler import Sampler
 from supervisor.systemd import MARGIN_SECONDS, NOTHING, notified, show_models, take_sockets
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from supervisor.config.values import Config
+    from supervisor.fleet.values import RunId
     from supervisor.runtime.logs import Line
     from supervisor.runtime.readings import Readings
     from supervisor.runtime.rundir import Claim
@@ -219,10 +226,22 @@ async def running_service(
             config, around, inspector=inspector, logs=logs, cache_dir=cache_dir(), readings=readings, roster=roster
         )
         bus = Bus()
-        async with Pool(config, launcher) as pool:
-            yield Service(
-                config, Names(config), pool, launcher, logs, bus, InFlight(bus), peers.reachable, int(time.time())
-            )
+        with _records(config, bus) as records:
+            async with Pool(config, launcher) as pool:
+                _watch(pool, records.metrics)
+                with Sampler(records.samples, lambda: bool(pool.fleet.runs)):
+                    yield Service(
+                        config,
+                        Names(config),
+                        pool,
+                        launcher,
+                        logs,
+                        bus,
+                        InFlight(bus),
+                        peers.reachable,
+                        int(time.time()),
+                        records,
+                    )
         peers.close()
         await end_carriers(roster.mark_of_all)
 
@@ -235,6 +254,30 @@ async def _end_orphans(claim: Claim, config: Config, around: Surroundings) -> No
         return {**child_environment(around), **(known.env if known else {})}
 
     await end_orphans(claim.abandoned, environment=environment, redact=Redactor.of(config))
+
+
+@contextlib.contextmanager
+def _records(config: Config, bus: Bus) -> Iterator[Records]:
+    """What is kept of what happens; the last requests are in it when this ends."""
+    server = config.server
+    metrics = Metrics()
+    samples = Samples(every=server.performance.every, is_enabled=not server.performance.disabled)
+    redact = Redactor.of(config)
+    with Activity(
+        server, config.base, bus=bus, metrics=metrics, redact=redact, priorities=config.priorities
+    ) as activity:
+        yield Records(activity, metrics, samples)
+
+
+def _watch(pool: Pool, metrics: Metrics) -> None:
+    """Count what becomes of the models of a pool."""
+
+    def ready_seconds(run: RunId) -> float | None:
+        live = pool.live_run(run)
+        return live.ready_seconds if live is not None else None
+
+    watch = FleetWatch(metrics, ready_seconds)
+    pool.on_change.append(lambda: watch.changed(pool.fleet))
 
 
 def cache_dir() -> Path:

@@ -46,6 +46,10 @@ PURE = (
     "llama/kv_cache",
     "llama/offloading",
     "llama/load_mode",
+    "record/exposition",
+    "record/metrics",
+    "record/queries",
+    "record/usage",
 )
 IMPURE = ("config/loader",)
 IO = {"os", "io", "socket", "subprocess", "asyncio", "anyio", "threading", "time", "random", "shutil", "tempfile"}
@@ -61,6 +65,7 @@ DOORS = {
         "runtime/footprints",
         "runtime/roster",
         "runtime/rundir",
+        "record/",
         "proxy/",
         "api/",
         "local_commands",
@@ -75,14 +80,16 @@ DOORS = {
         "proxy/",
         "server",
         "local_commands",
-        "api/routes",
+        "api/",
     ),
     "httptools": ("proxy/front", "proxy/upstream"),
     "websockets": ("proxy/websocket",),
     "starlette": ("proxy/", "api/", "app"),
     "uvicorn": ("server", "proxy/front", "proxy/upgraded"),
-    "httpx": ("runtime/health", "service_client", "remote_commands", "doctor"),
-    "pynvml": ("runtime/nvml",),
+    "httpx": ("runtime/health", "runtime/scrape", "service_client", "remote_commands", "doctor"),
+    "prometheus_client": ("record/exposition",),
+    "psutil": ("runtime/sampler", "runtime/hardware"),
+    "pynvml": ("runtime/gpus", "runtime/nvml"),
     "rich": ("console", "remote_commands"),
 }
 STANDARD_DOORS = {"tomllib"}

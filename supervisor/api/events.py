@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 15.0
 """Of silence, after which a comment shows proxies on the way, and us, that the other end is there."""
+GATHERED_SECONDS = 0.1
+"""How long what happens to requests waits to be told together; of the changes of one only the last is."""
 HEARTBEAT = b": still here\n\n"
 
 _STATES = {Phase.STARTING: "starting", Phase.READY: "ready", Phase.STOPPING: "stopping"}
@@ -91,8 +93,9 @@ class Events:
                 if not await news.wait(self._heartbeat_seconds):
                     yield HEARTBEAT
                     continue
+                await news.gather(GATHERED_SECONDS)
                 events = news.take()
-                told = self._everything() if events is None else (frame(event.kind, event.data) for event in events)
+                told = self._everything() if events is None else (frame(event.kind, event.told()) for event in events)
                 printed = {"proxy": proxy.take(), "upstream": upstream.take()}
                 frames = [*(_log(source, text) for source, text in printed.items() if text), *told]
                 if frames:

@@ -14,6 +14,7 @@ from supervisor.api import listing
 from supervisor.api.events import Events
 from supervisor.api.fleet_status import fleet_status
 from supervisor.api.logs import LogRoutes
+from supervisor.api.records import RecordRoutes
 from supervisor.errors import InvalidRequest, RouteNotFound
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Api:
         self._listing = listing.Listing(service)
         self._events = Events(service, service.bus, self._require)
         self._logs = LogRoutes(service, self._require)
+        self._records = RecordRoutes(service, self._require)
 
     def routes(self) -> list[Route]:
         """For Starlette; GET includes HEAD."""
@@ -70,6 +72,7 @@ class Api:
             Route("/status", self.status),
             Route("/api/events", self._events.stream),
             *self._logs.routes(),
+            *self._records.routes(),
         ]
 
     # For everybody.

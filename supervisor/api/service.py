@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from supervisor.llama.preflight import Inspection
     from supervisor.record.bus import Bus
     from supervisor.record.inflight import InFlight
+    from supervisor.record.records import Records
     from supervisor.runtime.launcher import Launcher
     from supervisor.runtime.logs import Logs
     from supervisor.runtime.pool import Pool
@@ -35,6 +36,7 @@ class Service:
     """Whether a peer could be reached when it was last tried; None: it was not."""
     started_at: int
     """Seconds since the epoch."""
+    records: Records
 
     def inspection(self, model: str) -> Inspection | None:
         """What the last look at this model's files found; None before the first."""

@@ -98,6 +98,12 @@ def _api_key(value: object) -> str:
     raise Mismatch("a key that is neither empty nor has spaces")
 
 
+def _pause(value: object) -> float:
+    if (seconds := quantities.duration(value)) >= 1:
+        return seconds
+    raise Mismatch("a second or more")
+
+
 def _pin(value: object) -> str | None:
     if isinstance(value, str):
         return value or None
@@ -163,6 +169,11 @@ CAPABILITIES = {
     "context": Key(integer(0), "Tokens of context; 0 says nothing.", 0),
 }
 
+PERFORMANCE = {
+    "disabled": Key(BOOLEAN, "Take no samples.", False),
+    "every": Key(of(_pause, {"$ref": "#/$defs/duration"}), "Between two samples; a second or more.", "5s"),
+}
+
 SERVER = {
     "listen": Key(LISTEN, "Where to listen, as HOST:PORT; `:8080` is every interface.", "127.0.0.1:8080"),
     "default_model": Key(FILLED, "The model of a request that names none; not needed where there is only one."),
@@ -218,6 +229,16 @@ SERVER = {
     "aliases_in_list": Key(BOOLEAN, "List aliases as entries of their own where models are listed.", False),
     "tls_cert_file": Key(FILLED, "The certificate to serve HTTPS with, in PEM."),
     "tls_key_file": Key(FILLED, "The key of that certificate, in PEM."),
+    "activity": Key(BOOLEAN, "Record and count requests.", True),
+    "metrics_max_in_memory": Key(integer(1), "Requests whose record is kept without a `store`.", 1000),
+    "store": Key(FILLED, "A SQLite file to keep the record of requests in; without it, memory."),
+    "capture_buffer": Key(SIZE, "How much of whole requests and answers is kept in memory to be looked at.", 0),
+    "session_id_headers": Key(
+        list_of(FILLED),
+        "Request headers that tell which requests belong together.",
+        ["X-Session-ID", "X-Litellm-Session-Id"],
+    ),
+    "performance": Key(record(PERFORMANCE), "How the host and its GPUs are watched."),
 }
 
 VARIANT = {

@@ -26,6 +26,7 @@ from supervisor.config.values import (
     Memory,
     Model,
     Peer,
+    Performance,
     Profile,
     Selector,
     Server,
@@ -187,6 +188,8 @@ def _routing(root: Place, file: Fields, models: Mapping[str, Model]) -> Groups |
 def _server(fields: Fields) -> Server:
     listen = fields.get("listen")
     fields = {key: value for key, value in fields.items() if key != "listen"}
+    if "performance" in fields:
+        fields["performance"] = _made(Performance, _table(fields, "performance"))
     return _made(Server, fields | (listen._asdict() if isinstance(listen, Address) else {}))
 
 

@@ -334,9 +334,11 @@ class Server:
     """The port of the first model that names `${PORT}`, where ports are fixed."""
     preload: tuple[str, ...] = ()
     """Models that are loaded at the start, one after the other."""
+    activity: bool = True
+    """Whether requests are recorded and counted."""
     metrics_max_in_memory: int = 1000
     """Rows of activity kept without a `store`."""
-    capture_buffer: int = 5 * 1024**2
+    capture_buffer: int = 0
     """Bytes of requests and answers kept to look at; 0 keeps none."""
     store: str | None = None
     """The SQLite file activity is kept in; None: memory."""

@@ -43,6 +43,8 @@ class Answer:
 
     def fail(self, error: SupervisorError) -> None:
         """End with an error: a status if nothing has been sent, an event of a stream, else by cutting the answer."""
+        if self.client.recording is not None:
+            self.client.recording.failed(error)
         if self.is_stream:
             self.client.finish(b"\n\n" + error_event(error, self.dialect))
         elif self.client.has_begun:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from supervisor.errors import SupervisorError
     from supervisor.proxy.body_memory import Share
     from supervisor.proxy.heads import Headers
+    from supervisor.record.recording import Recording
 
 STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 600)} | {
     each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in http.HTTPStatus
@@ -91,6 +92,7 @@ class Client:
         "path",
         "query",
         "raw_path",
+        "recording",
         "request_id",
         "share",
         "source",
@@ -147,6 +149,8 @@ class Client:
         self.share: Share | None = None
         """What its body holds of the memory there is for bodies, if it is a large one."""
         self.source: Source | None = None
+        self.recording: Recording | None = None
+        """What is kept of it for the record; None: nothing."""
 
     # The request.
 
@@ -261,6 +265,8 @@ class Client:
     def cancel(self) -> None:
         """End it on somebody's order."""
         self.let_go()
+        if self.recording is not None:
+            self.recording.was_cancelled = True
         if self.has_begun:
             self.cut()
         else:

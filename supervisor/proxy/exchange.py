@@ -72,6 +72,7 @@ class Exchange:
         "_connection",
         "_lines",
         "_origin",
+        "_recording",
         "_task",
         "_timer",
         "_up",
@@ -81,6 +82,7 @@ class Exchange:
         self._call = call
         self._answer = answer
         self._client = answer.client
+        self._recording = answer.client.recording
         self._backend = backend
         self._origin = backend.origin
         self._up = backend.upstream
@@ -95,6 +97,8 @@ class Exchange:
     def start(self) -> None:
         """Send the request; everything else is answers to what happens."""
         self._client.listener = self
+        if self._recording is not None:
+            self._recording.sent()
         self._backend.begin()
         connection = self._up.take_idle() if self._call.length is None else None  # a kept one may need a second try
         if connection is not None:
@@ -154,6 +158,8 @@ class Exchange:
             self._complaint = b""
             return
         self._lines = WholeLines() if is_stream else None
+        if self._recording is not None:
+            self._recording.head_came(headers, is_stream=is_stream)
         self._answer.begin(status, response_headers(status, headers, is_stream=is_stream), is_stream=is_stream)
         if is_alone:
             self._client.flush()
@@ -166,6 +172,8 @@ class Exchange:
             self._complaint = (self._complaint + piece)[:REFUSAL_LIMIT]
             return
         if piece:
+            if self._recording is not None and (tap := self._recording.tap) is not None:
+                tap(piece)
             self._client.write(piece)
         else:
             self._client.flush()
@@ -230,7 +238,10 @@ class Exchange:
 
     def _finish(self) -> None:
         self._close()
-        self._client.finish(self._lines.rest() if self._lines is not None else b"")
+        rest = self._lines.rest() if self._lines is not None else b""
+        if rest and self._recording is not None and (tap := self._recording.tap) is not None:
+            tap(rest)
+        self._client.finish(rest)
 
     def _fail(self, error: SupervisorError) -> None:
         self._close()

@@ -19,7 +19,7 @@ from supervisor.proxy.client import STATUS_LINES, Client, Plane
 from supervisor.proxy.dialects import Dialect, error_response
 from supervisor.proxy.heads import header
 from supervisor.proxy.objections import HEAD_LIMIT, Head, head_too_large, objection
-from supervisor.proxy.request_id import REQUEST_ID, new_request_id, request_id_of
+from supervisor.proxy.request_id import REQUEST_ID, new_request_id, request_id_of, with_request_id
 
 if TYPE_CHECKING:
     import uvicorn

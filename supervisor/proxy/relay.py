@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, unquote_to_bytes
 
-from supervisor.errors import InternalError, InvalidRequest, MethodNotAllowed, SupervisorError
+from supervisor.errors import InternalError, InvalidRequest, MethodNotAllowed, ModelNotFound, SupervisorError
 from supervisor.fleet.names import Choice, Target
 from supervisor.fleet.selectors import pick
 from supervisor.proxy import filters
@@ -16,6 +16,7 @@ from supervisor.proxy.answer import Answer
 from supervisor.proxy.asked import asked_of, kind_of
 from supervisor.proxy.backend import LocalBackend, local_upstream
 from supervisor.proxy.bodies import model_in_form, renamed_in_form
+from supervisor.proxy.encodings import readable
 from supervisor.proxy.exchange import Call, Exchange
 from supervisor.proxy.heads import header
 from supervisor.proxy.parking import Parking
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from supervisor.proxy.client import Client
     from supervisor.proxy.peers import Peers
     from supervisor.proxy.upstream import Upstream
+    from supervisor.record.activity import Activity
     from supervisor.record.inflight import InFlight
     from supervisor.runtime.lease import Lease
     from supervisor.runtime.live import LiveRun
@@ -52,11 +54,15 @@ class Redirect(Exception):
 class Proxy:
     """Serves every route that leads to a child."""
 
-    def __init__(self, pool: Pool, names: Names, *, peers: Peers, in_flight: InFlight) -> None:
+    def __init__(
+        self, pool: Pool, names: Names, *, peers: Peers, in_flight: InFlight, activity: Activity | None = None
+    ) -> None:
         self._pool = pool
         self._names = names
         self._peers = peers
         self._in_flight = in_flight
+        self._activity = activity
+        """Who records requests; None: nobody."""
         self._selected = 0
         """Requests made through selectors so far."""
         self._ignored = [re.compile(pattern) for pattern in pool.config.server.ignore_paths]
@@ -110,7 +116,12 @@ class Proxy:
             raise MethodNotAllowed(f"`{client.path}` does not take {client.method}", allowed=allowed)
         body = client.take_body()
         asked = asked_of(client, chosen.source, body)
-        meaning = self._names.resolve(asked.model)
+        try:
+            meaning = self._names.resolve(asked.model)
+        except ModelNotFound:
+            if self._activity is not None and client.method == "POST":
+                self._activity.begin(client, None, client.path, name=asked.model or "")
+            raise
         model = meaning if isinstance(meaning, Target) else self._picked(meaning)
         if asked.source is Source.JSON and (model.filters or model.rename is not None):
             body = filters.apply(model.filters, body, model=model.rename)
@@ -144,6 +155,10 @@ class Proxy:
         if (path := _shown_path(call, answer.client)) is not None:
             metadata = {"selector": selector} if selector else None
             self._in_flight.add(answer.client, call.model.whole_name, metadata, path=path)
+            if self._activity is not None and call.method == b"POST":
+                body = call.body if call.length is None else None
+                self._activity.begin(answer.client, call.model, path, body=body)
+                call.headers = readable(call.headers)
         if call.model.peer is not None:
             Exchange(call, answer, self._peers.backend(call.model.peer)).start()
             return

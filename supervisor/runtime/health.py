@@ -43,7 +43,7 @@ async def poll_until_healthy(
     status is returned. `heard` is told every answer, 0 for none.
     """
     pause, missing_since = FIRST_PAUSE, None
-    async with await _client(endpoint) as client:
+    async with await client_of(endpoint) as client:
         while True:
             status = 0
             with anyio.move_on_after(probe_seconds) as scope:
@@ -61,7 +61,8 @@ async def poll_until_healthy(
             pause = min(pause * 1.5, LONGEST_PAUSE)
 
 
-async def _client(endpoint: Endpoint) -> httpx.AsyncClient:
+async def client_of(endpoint: Endpoint) -> httpx.AsyncClient:
+    """A client of a child's server; it sets no limit to how long anything takes."""
     match endpoint:
         case UnixEndpoint(path):
             transport = httpx.AsyncHTTPTransport(uds=str(path), verify=False)

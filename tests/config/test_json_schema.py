@@ -45,8 +45,7 @@ from supervisor.config.values import (
 )
 
 LLAMA_SWAP_ONLY = {
-    *("log_time_format", "log_to_stdout", "start_port", "metrics_max_in_memory", "capture_buffer"),
-    *("store", "session_id_headers", "performance"),
+    *("log_time_format", "log_to_stdout", "start_port"),
 }
 """Fields that models.toml has no keys for yet."""
 

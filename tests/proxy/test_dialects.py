@@ -54,6 +54,7 @@ EVERY_ERROR: list[tuple[SupervisorError, int, str, str]] = [
     (errors.UpstreamRefused("m"), 502, "server_error", "api_error"),
     (errors.ModelUnloaded("m"), 503, "server_error", "overloaded_error"),
     (errors.ShuttingDown("m"), 503, "server_error", "overloaded_error"),
+    (errors.RecordBusy("m"), 503, "server_error", "overloaded_error"),
     (errors.NoTarget("m"), 503, "server_error", "overloaded_error"),
     (errors.TooManyConnections("m"), 503, "server_error", "overloaded_error"),
     (errors.BodyMemoryFull("m"), 503, "server_error", "overloaded_error"),
