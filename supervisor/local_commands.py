@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from supervisor.api.service import Service
     from supervisor.config.values import Config
     from supervisor.llama.preflight import Inspection
+    from supervisor.runtime.config_files import ConfigFiles
 
 
-def serve(config: Config, *, watch: bool = False) -> int:
-    """Serve until told to stop."""
+def serve(files: ConfigFiles) -> int:
+    """Serve until told to stop; raises `ConfigInvalid`."""
+    config = files.read()
     console.set_up_logging(config.server.log_level, config.server.log_time_format)
     console.odd(config.warnings)
-    if watch:
-        console.caution("`--watch-config` does nothing yet: restart the service after a change of its config")
     if not config.server.api_keys and not _is_loopback(config.server.host):
         console.caution(f"without API keys, whoever reaches port {config.server.port} may use every model")
     try:
-        server.run(config, on_listening=_greet)
+        server.run(config, files, on_listening=_greet)
     except server.AddressTaken as exc:
         console.complain(str(exc), "stop the other program, or give `--listen HOST:PORT`")
         return 1

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import gc
 import logging
-import math
 import os
 import resource
 import shutil
@@ -27,7 +26,6 @@ import uvicorn
 from supervisor.api.service import Service
 from supervisor.app import App
 from supervisor.config.values import Console
-from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
 from supervisor.llama.command import Surroundings
 from supervisor.llama.preflight import Inspector
@@ -37,6 +35,8 @@ from supervisor.record.bus import Bus
 from supervisor.record.echo import Echo
 from supervisor.record.inflight import InFlight
 from supervisor.record.own_log import LineHandler, formatter
+from supervisor.reloads import Reloads, longest_drain, preload
+from supervisor.runtime.configuration import Configuration
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
 from supervisor.runtime.pool import Pool
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from supervisor.config.values import Config
+    from supervisor.runtime.config_files import ConfigFiles
 
 logger = logging.getLogger("supervisor.server")
 
@@ -79,8 +80,8 @@ class _Server(uvicorn.Server):
         yield
 
 
-def run(config: Config, *, on_listening: Callable[[Service, str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; every child is gone when this returns.
+def run(config: Config, files: ConfigFiles | None = None, *, on_listening: Callable[[Service, str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; every child is gone when this returns. Without files there is nothing to reload.
 
     Raises `AddressTaken` and `TlsUnusable`.
     """
@@ -89,7 +90,7 @@ def run(config: Config, *, on_listening: Callable[[Service, str], None]) -> None
     _collect_seldom()
     listener = listen(config.server.host, config.server.port)
     with listener:
-        anyio.run(_serve, config, listener, on_listening, backend_options={"use_uvloop": True})
+        anyio.run(_serve, config, files, listener, on_listening, backend_options={"use_uvloop": True})
 
 
 def _allow_many_files() -> None:
@@ -157,15 +158,24 @@ def listen(host: str, port: int) -> socket.socket:
         raise AddressTaken(host, port, f"{reason}; {holder} listens there" if holder else reason) from exc
 
 
-async def _serve(config: Config, listener: socket.socket, on_listening: Callable[[Service, str], None]) -> None:
+async def _serve(
+    config: Config,
+    files: ConfigFiles | None,
+    listener: socket.socket,
+    on_listening: Callable[[Service, str], None],
+) -> None:
     peers = Peers(config)
-    async with running_service(config, peers) as service:
+    async with running_service(config, peers, read=files.read if files else None) as service:
         server = _Server(_uvicorn_config(App(service, peers), config))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_obey_signals, server, service)
             tasks.start_soon(_sweep, server)
             tasks.start_soon(_announce, service, listener, on_listening)
-            tasks.start_soon(_preload, service)
+            tasks.start_soon(preload, service, config.server.preload)
+            Reloads(service, server.config, tasks)
+            tasks.start_soon(service.configuration.run)
+            if files is not None and files.are_watched:
+                tasks.start_soon(files.watch, lambda: service.configuration.trigger("it has changed"))
             await server.serve(sockets=[listener])
             _end_streams(service)
             service.pool.close()
@@ -173,17 +183,21 @@ async def _serve(config: Config, listener: socket.socket, on_listening: Callable
 
 
 @contextlib.asynccontextmanager
-async def running_service(config: Config, peers: Peers | None = None) -> AsyncIterator[Service]:
-    """Everything but the HTTP server; on leaving, all children are gone."""
+async def running_service(
+    config: Config, peers: Peers | None = None, *, read: Callable[[], Config] | None = None
+) -> AsyncIterator[Service]:
+    """Everything but the HTTP server; on leaving, all children are gone. `read` gives the config of the next reload."""
     peers = peers or Peers(config)
     with _private_dir() as private_dir, _logs(config) as logs:
         around = Surroundings(config.base, Path.home(), dict(os.environ), private_dir)
         inspector = Inspector(around, cache_dir=cache_dir())
         launcher = Launcher(config, around, inspector=inspector, logs=logs, cache_dir=cache_dir())
         bus = Bus()
+        configuration, names = Configuration(config, read), Names(config)
         async with Pool(config, launcher) as pool:
+            configuration.followers += [names.adopt, launcher.adopt, peers.adopt, pool.adopt]
             yield Service(
-                config, Names(config), pool, launcher, logs, bus, InFlight(bus), peers.reachable, int(time.time())
+                configuration, names, pool, launcher, logs, bus, InFlight(bus), peers.reachable, int(time.time())
             )
         peers.close()
 
@@ -207,7 +221,7 @@ def _uvicorn_config(app: App, config: Config) -> uvicorn.Config:
         proxy_headers=False,  # it would let a header decide what "this machine" is
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=math.ceil(config.server.drain_timeout) + 2,  # the pool cuts first, and says so
+        timeout_graceful_shutdown=longest_drain(config),
     )
 
 
@@ -218,11 +232,11 @@ def _end_streams(service: Service) -> None:
 
 
 async def _obey_signals(server: _Server, service: Service) -> None:
-    """The first signal lets requests in flight finish, the second does not; SIGHUP must not end what serves."""
+    """The first signal lets requests in flight finish, the second does not; SIGHUP is a reload."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for received in signals:
             if received is signal.SIGHUP:
-                logger.warning("SIGHUP: a changed config is not read again yet; restart the service for that")
+                service.configuration.trigger("SIGHUP")
                 continue
             logger.info("%s: shutting down", signal.Signals(received).name)
             _end_streams(service)
@@ -248,17 +262,6 @@ async def _announce(service: Service, listener: socket.socket, on_listening: Cal
         await service.pool.checked.wait()
     scheme = "https" if tls_files(service.config) else "http"
     on_listening(service, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
-
-
-async def _preload(service: Service) -> None:
-    """Load the models that are to be loaded from the start, one after the other."""
-    for model in service.config.server.preload:
-        try:
-            await service.pool.load(model)
-        except SupervisorError as exc:
-            if service.pool.fleet.closing:
-                return
-            logger.warning("%s could not be preloaded: %s", model, exc)
 
 
 @contextlib.contextmanager

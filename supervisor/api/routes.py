@@ -13,6 +13,7 @@ from supervisor.api import listing
 from supervisor.api.events import Events
 from supervisor.api.fleet_status import fleet_status
 from supervisor.api.logs import LogRoutes
+from supervisor.api.reload import ReloadRoutes
 from supervisor.errors import InvalidRequest, RouteNotFound
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class Api:
         self._listing = listing.Listing(service)
         self._events = Events(service, service.bus, self._require)
         self._logs = LogRoutes(service, self._require)
+        self._reload = ReloadRoutes(service, self._require)
+        service.configuration.followers += [self._listing.adopt, self._events.adopt]
+        service.configuration.on_end.append(self._events.reloaded)
 
     def routes(self) -> list[Route]:
         """For Starlette; GET includes HEAD."""
@@ -69,6 +73,7 @@ class Api:
             Route("/status", self.status),
             Route("/api/events", self._events.stream),
             *self._logs.routes(),
+            *self._reload.routes(),
         ]
 
     # For everybody.

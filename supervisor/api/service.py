@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from supervisor.llama.preflight import Inspection
     from supervisor.record.bus import Bus
     from supervisor.record.inflight import InFlight
+    from supervisor.runtime.configuration import Configuration
     from supervisor.runtime.launcher import Launcher
     from supervisor.runtime.logs import Logs
     from supervisor.runtime.pool import Pool
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Service:
     """The running service, to be looked at and asked."""
 
-    config: Config
+    configuration: Configuration
     names: Names
     pool: Pool
     launcher: Launcher
@@ -35,6 +36,11 @@ class Service:
     """Whether a peer could be reached when it was last tried; None: it was not."""
     started_at: int
     """Seconds since the epoch."""
+
+    @property
+    def config(self) -> Config:
+        """The config in force."""
+        return self.configuration.config
 
     def inspection(self, model: str) -> Inspection | None:
         """What the last look at this model's files found; None before the first."""

@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 from supervisor.config.values import Overload
-from supervisor.errors import ConcurrencyLimit, ModelFailed, ModelUnloaded, SupervisorError
+from supervisor.errors import ConcurrencyLimit, ModelFailed, ModelNotFound, ModelUnloaded, SupervisorError
 from supervisor.fleet import breaker
+from supervisor.fleet.reconfigured import reconfigured
 from supervisor.fleet.rules import grant, in_turn, make_room, refusal_of_one_more, refuse, retire, spawn, stop
 from supervisor.fleet.values import (
     Abandoned,
@@ -25,6 +26,7 @@ from supervisor.fleet.values import (
     Fleet,
     Phase,
     Reason,
+    Reconfigured,
     Refuse,
     Released,
     Requested,
@@ -36,6 +38,7 @@ from supervisor.fleet.values import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from supervisor.config.values import Config
     from supervisor.errors import Failure
     from supervisor.fleet.values import Ticket
 
@@ -92,6 +95,8 @@ def record(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
             return breaker.with_breaker(breaker.with_failure(fleet, model, failure), model, None), ()
         case UnloadAsked(model, force):
             return _unload(fleet, model, now, force=force)
+        case Reconfigured(config):
+            return _reconfigure(fleet, config)
         case Closing():
             return _close(fleet, now), ()
         case Released() | Tick():
@@ -102,7 +107,9 @@ def record(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
 
 def _requested(fleet: Fleet, ticket: Ticket, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     """A model that refuses what is too much counts who waits for it too (spec: llama-swap.md, 2.6, rule 2)."""
-    model = fleet.config.models[ticket.model]
+    model = fleet.config.models.get(ticket.model)
+    if model is None:  # it has gone between the look at its name and this
+        return fleet, (Refuse(ticket.id, _gone(ticket)),)
     if model.overload is Overload.REFUSE and model.concurrency is not None:
         served = sum(run.leases for run in fleet.runs if run.model.id == ticket.model)
         if served + fleet.queue.wanted.get(ticket.model, 0) >= model.concurrency:
@@ -130,8 +137,8 @@ def _exited(
         return fleet, ()
     fleet = replace(fleet, runs=tuple(other for other in fleet.runs if other.id != run_id))
     fleet = breaker.after_exit(fleet, run, now)
-    if failure is None:
-        return fleet, ()
+    if failure is None or run.retiring is Reason.RELOADED:
+        return fleet, ()  # what went wrong with an old config says nothing of the new one
     fleet = breaker.after_failure(fleet, run, failure, now, jitter=jitter)
     if run.phase is not Phase.STARTING:
         return fleet, ()  # a crash while serving: whoever waits gets a fresh start, unless it crashes too often
@@ -151,6 +158,15 @@ def _unload(fleet: Fleet, model: str | None, now: float, *, force: bool) -> tupl
         lambda ticket: ticket.model in loading,
         lambda ticket: ModelUnloaded(f"`{ticket.model}` was unloaded while it was loading"),
     )
+
+
+def _reconfigure(fleet: Fleet, config: Config) -> tuple[Fleet, tuple[Action, ...]]:
+    """Who waits for a model that has changed waits on, for what it is now."""
+    return _dismiss(reconfigured(fleet, config), lambda ticket: ticket.model not in config.models, _gone)
+
+
+def _gone(ticket: Ticket) -> ModelNotFound:
+    return ModelNotFound(f"`{ticket.model}` is not in the config any more", hint="`GET /v1/models` lists what there is")
 
 
 def _close(fleet: Fleet, now: float) -> Fleet:

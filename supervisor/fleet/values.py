@@ -34,6 +34,8 @@ class Reason(Enum):
     IDLE = "idle"
     EVICTED = "evicted"
     UNLOADED = "unloaded"
+    RELOADED = "reloaded"
+    """Its model is another one in the config now, or none, or has no place any more."""
     CLOSING = "closing"
 
 
@@ -229,6 +231,13 @@ class UnloadAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """Another config holds from now on."""
+
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
 class Closing:
     """The service is going down."""
 
@@ -238,7 +247,9 @@ class Tick:
     """Time has passed."""
 
 
-Event: TypeAlias = Requested | Abandoned | Released | BecameReady | Exited | Checked | UnloadAsked | Closing | Tick
+Event: TypeAlias = (
+    Requested | Abandoned | Released | BecameReady | Exited | Checked | UnloadAsked | Reconfigured | Closing | Tick
+)
 
 # Actions: what to do.
 

@@ -52,7 +52,7 @@ class Child:
         check_endpoint: str,
         load_timeout: float,
         load_limit: float,
-        stop_timeout: float,
+        stop_timeout: Callable[[], float],
         redact: Callable[[str], str],
         log: Callable[[str, str], None],
         on_line: Callable[[str], None],
@@ -138,13 +138,13 @@ class Child:
             await process.wait()
         if self._was_killed and self.command.stop:
             # What dies of SIGKILL may leave behind what it has started elsewhere, as `docker run` its container.
-            with anyio.move_on_after(self._stop_timeout):
+            with anyio.move_on_after(self._stop_timeout()):
                 await self._run_stop(process.pid)
 
     @property
     def _grace(self) -> float:
         """Seconds it gets to leave."""
-        return STDIN_GRACE if self.command.speaks_protocol and not self.command.stop else self._stop_timeout
+        return STDIN_GRACE if self.command.speaks_protocol and not self.command.stop else self._stop_timeout()
 
     async def _ask_to_leave(self, process: Process) -> None:
         has_been_told = bool(self.command.stop) and await self._run_stop(process.pid)
@@ -169,7 +169,7 @@ class Child:
             logger.warning("`%s` could not be run: %s", shown, exc.strerror)
             return False
         except anyio.get_cancelled_exc_class():
-            logger.warning("`%s` did not end within %g s", shown, self._stop_timeout)
+            logger.warning("`%s` did not end within %g s", shown, self._stop_timeout())
             raise
         finally:
             for splitter in splitters.values():

@@ -1,0 +1,59 @@
+"""What becomes of runs, failures and those who wait when another config takes the place of the old one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from supervisor.config.changes import needs_another_run
+from supervisor.fleet.values import Phase, Reason, needs
+
+if TYPE_CHECKING:
+    from supervisor.config.values import Config, Model
+    from supervisor.fleet.values import Fleet, Run
+
+_ON_THEIR_WAY = {Reason.UNLOADED, Reason.CLOSING}
+"""Reasons that outweigh a reload: somebody has asked for the end of the run itself."""
+
+
+def reconfigured(fleet: Fleet, config: Config) -> Fleet:
+    """The fleet under another config; who waits for a model that is gone is still in the queue."""
+    stays = {name for name, model in fleet.config.models.items() if _is_as_before(model, config.models.get(name))}
+    return _within_budget(
+        replace(
+            fleet,
+            config=config,
+            runs=tuple(_following(run, config.models.get(run.model.id)) for run in fleet.runs),
+            failures={name: failure for name, failure in fleet.failures.items() if name in stays},
+            breakers={name: breaker for name, breaker in fleet.breakers.items() if name in stays},
+        )
+    )
+
+
+def _is_as_before(model: Model, other: Model | None) -> bool:
+    return other is not None and not needs_another_run(model, other)
+
+
+def _following(run: Run, model: Model | None) -> Run:
+    """The run under what its model has become; one that was to go for an earlier reload may be right again."""
+    if run.phase is Phase.STOPPING:
+        return run
+    if model is None or needs_another_run(run.model, model):
+        return run if run.retiring in _ON_THEIR_WAY else replace(run, retiring=Reason.RELOADED)
+    return replace(run, model=model, retiring=None if run.retiring is Reason.RELOADED else run.retiring)
+
+
+def _within_budget(fleet: Fleet) -> Fleet:
+    """A budget that has become smaller is kept at once: idle before busy, then least recently used, never pinned."""
+    room = dict(fleet.budget)
+    staying = [run for run in fleet.runs if not run.is_leaving]
+    for run in staying:
+        for name, amount in needs(run.model).items():
+            room[name] = room.get(name, 0) - amount
+    for run in sorted(staying, key=lambda run: (run.leases > 0, run.used_at, run.id)):
+        taken = needs(run.model)
+        if run.model.pinned or not any(room[name] < 0 for name in taken):
+            continue
+        fleet = fleet.with_run(replace(run, retiring=Reason.RELOADED))
+        room = {name: amount + taken.get(name, 0) for name, amount in room.items()}
+    return fleet
