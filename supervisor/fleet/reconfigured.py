@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from supervisor.config.changes import needs_another_run
-from supervisor.fleet.values import Phase, Reason, needs
+from supervisor.fleet.values import Phase, Queue, Reason, needs
 
 if TYPE_CHECKING:
     from supervisor.config.values import Config, Model
@@ -23,6 +23,7 @@ def reconfigured(fleet: Fleet, config: Config) -> Fleet:
         replace(
             fleet,
             config=config,
+            queue=Queue(sorted(fleet.queue, key=lambda ticket: (ticket.since, ticket.id))),  # priorities may be others
             runs=tuple(_following(run, config.models.get(run.model.id)) for run in fleet.runs),
             failures={name: failure for name, failure in fleet.failures.items() if name in stays},
             breakers={name: breaker for name, breaker in fleet.breakers.items() if name in stays},
