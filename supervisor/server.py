@@ -165,7 +165,7 @@ async def _serve(
     on_listening: Callable[[Service, str], None],
 ) -> None:
     peers = Peers(config)
-    async with running_service(config, peers, read=files.read if files else None) as service:
+    async with running_service(config, peers, read=files.read_again if files else None) as service:
         server = _Server(_uvicorn_config(App(service, peers), config))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_obey_signals, server, service)

@@ -10,6 +10,8 @@ from supervisor.api.listing import state_of, status
 from supervisor.runtime.vitals import resident_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from supervisor.api.service import Service
     from supervisor.config.values import Model
 
@@ -23,7 +25,7 @@ def fleet_status(service: Service) -> dict[str, object]:
         "uptime_seconds": round(time.time() - service.started_at),
         "closing": fleet.closing,
         "max_loaded": service.config.server.max_loaded,
-        "models": [_model(service, model, now) for model in service.config.models.values()],
+        "models": [_model(service, model, now) for model in (*service.config.models.values(), *_former(service))],
         "queue": [
             {"ticket": ticket.id, "model": ticket.model, "waiting_seconds": round(now - ticket.since, 3)}
             for ticket in fleet.queue
@@ -33,6 +35,12 @@ def fleet_status(service: Service) -> dict[str, object]:
             for name, report in service.pool.reports.items()
         },
     }
+
+
+def _former(service: Service) -> Iterable[Model]:
+    """Models that are in the config no more, and still serve the requests they had."""
+    known = service.config.models
+    return {run.model.id: run.model for run in service.pool.fleet.runs if run.model.id not in known}.values()
 
 
 def _model(service: Service, model: Model, now: float) -> dict[str, object]:

@@ -47,7 +47,12 @@ class Service:
         return self.launcher.inspections.get(model)
 
     def local(self, name: str) -> str:
-        """The id of the model of ours that a name means; raises `ModelNotFound`."""
+        """The id of the model of ours that a name means; raises `ModelNotFound`.
+
+        A model that the config has no more can be managed until its process has gone.
+        """
+        if name not in self.config.models and self.pool.fleet.run_of(name) is not None:
+            return name
         target = self.names.model(name)
         if target.peer is not None:
             raise ModelNotFound(f"`{name}` is a model of the peer `{target.peer}`", hint="only it can manage it")

@@ -45,16 +45,23 @@ def _following(run: Run, model: Model | None) -> Run:
 
 
 def _within_budget(fleet: Fleet) -> Fleet:
-    """A budget that has become smaller is kept at once: idle before busy, then least recently used, never pinned."""
+    """A budget that has become smaller is kept at once: idle before busy, then least recently used, never pinned.
+
+    Victims of a swap go first; they count, for they would stay if nobody wanted their place any more.
+    """
     room = dict(fleet.budget)
-    staying = [run for run in fleet.runs if not run.is_leaving]
+    staying = [run for run in fleet.runs if run.phase is not Phase.STOPPING and run.retiring in {None, Reason.EVICTED}]
     for run in staying:
         for name, amount in needs(run.model).items():
             room[name] = room.get(name, 0) - amount
-    for run in sorted(staying, key=lambda run: (run.leases > 0, run.used_at, run.id)):
+    for run in sorted(staying, key=_worth):
         taken = needs(run.model)
         if run.model.pinned or not any(room[name] < 0 for name in taken):
             continue
         fleet = fleet.with_run(replace(run, retiring=Reason.RELOADED))
         room = {name: amount + taken.get(name, 0) for name, amount in room.items()}
     return fleet
+
+
+def _worth(run: Run) -> tuple[bool, bool, float, int]:
+    return (run.leases > 0, run.retiring is None, run.used_at, run.id)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import anyio.to_thread
 
 from supervisor.config.loader import YAML
+from supervisor.config.problems import ConfigInvalid, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from supervisor.config.values import Config
 
@@ -53,6 +54,19 @@ class ConfigFiles:
         """The config as the files say it now; raises `ConfigInvalid`."""
         self._read = self._state()  # first: what changes while we read will be seen as a change
         return self._load()
+
+    def read_again(self) -> Config:
+        """The same, for a service that runs by what they said before: an emptied file is not taken at its word.
+
+        It is one that is being written, or that a full disk has cut; to serve no model at all takes a restart.
+        """
+        config = self.read()
+        seen = dict.fromkeys((*self._read, *self._state()))  # it may have been emptied while we read
+        empty = {path for path, identity in seen if identity is None and Path(path).exists()}
+        if empty:
+            hint = "it may be in the middle of being written; if it is meant, restart the service"
+            raise ConfigInvalid([Problem(path, "a config", "an empty file", hint) for path in sorted(empty)])
+        return config
 
     async def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` when the files are others than those that were read last, and whole; runs until cancelled."""

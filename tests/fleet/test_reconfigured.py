@@ -10,6 +10,7 @@ from supervisor.config.routing import Group, Groups
 from supervisor.config.values import Model
 from supervisor.errors import ModelNotFound
 from supervisor.fleet.values import (
+    Abandoned,
     BecameReady,
     Breaker,
     Closing,
@@ -161,6 +162,15 @@ def test_less_room_is_made_at_once() -> None:
 
     scene.when(reload("a", "b", "c", max_loaded=1)).then(Terminate("b"), Terminate("c"))
     assert scene.run("a").is_open
+
+
+def test_a_victim_does_not_come_back_where_there_is_less_room() -> None:
+    """It was to make room for somebody who has left meanwhile."""
+    scene = busy("a", "b", "c", max_loaded=2).has("b").when(Requested("b1")).when(Requested("c1")).then()
+    assert scene.run("a").retiring is Reason.EVICTED
+    scene.when(reload("a", "b", "c", max_loaded=1)).when(Abandoned("c1")).then()
+
+    assert scene.run("a").retiring is Reason.RELOADED
 
 
 def test_pinned_models_stay_where_there_is_less_room() -> None:
