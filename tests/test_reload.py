@@ -70,7 +70,7 @@ def test_a_thousand_requests_across_twenty_reloads(start: Callable[..., RunningS
     assert {status for model, status in answered if model == "guest"} <= {200, 404}
     assert stays in service.children()
     assert "Traceback" not in log(service)
-    assert log(service).count("spawned pid") >= 4
+    assert log(service).count("~ restarted: starts anew") >= 5
 
 
 def test_answers_under_way_are_not_cut(start: Callable[..., RunningService], tiny: Path) -> None:
@@ -272,6 +272,35 @@ def test_limits_hold_at_once(start: Callable[..., RunningService]) -> None:
         assert http.get("/upstream/m/quiet").status_code == 409
 
 
+def test_how_long_the_service_drains_holds_at_once(start: Callable[..., RunningService], tiny: Path) -> None:
+    """At its own end too; and how much it logs."""
+    service = start(text(tiny, "context-shift = true"))
+    write(service, text(tiny, "context-shift = true", server='drain_timeout = "100ms"\nlog_level = "debug"'))
+    reload(service)
+    service.chat("m")
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 50_000, "stream": True}
+    with service.http as http, http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        pieces = answer.iter_text()
+        next(pieces)
+        service.process.send_signal(signal.SIGTERM)
+
+        assert "shut down before the answer was complete" in "".join(pieces)
+    assert service.process.wait(10) == 0
+    assert "DEBUG" in log(service)
+
+
+def test_only_who_may_manage_may_reload(start: Callable[..., RunningService], tiny: Path) -> None:
+    """Nor does anybody else learn what the files say."""
+    service = start(text(tiny))
+    with service.http as http:
+        answers = [
+            http.request(method, "/api/reload", headers={"forwarded": "for=1.2.3.4"}) for method in ("GET", "POST")
+        ]
+
+    assert [answer.status_code for answer in answers] == [403, 403]
+    assert "reading the config again" not in log(service)
+
+
 # What the tests above use.
 
 
@@ -298,11 +327,12 @@ def config(tiny: Path, turn: int) -> str:
     """
 
 
-def text(tiny: Path, more: str = "", *, listen: str = "127.0.0.1:8080") -> str:
+def text(tiny: Path, more: str = "", *, listen: str = "127.0.0.1:8080", server: str = "") -> str:
     """One model."""
     return f"""
 [server]
 listen = "{listen}"
+{server}
 [models.m]
 model = "{tiny}/tiny-a.gguf"
 ctx-size = 256
@@ -337,8 +367,10 @@ def reload(service: RunningService, *, key: str | None = None) -> httpx.Response
 
 
 def described(service: RunningService) -> str:
+    """What the list says of the only model."""
     with service.http as http:
-        return str(http.get("/v1/models/m").json().get("description", ""))
+        (entry,) = http.get("/v1/models").json()["data"]
+    return str(entry.get("description", ""))
 
 
 def plan(service: RunningService, *options: str) -> subprocess.CompletedProcess[str]:

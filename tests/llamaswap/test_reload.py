@@ -189,7 +189,8 @@ def test_ports_move(start_swap: Callable[..., Swap]) -> None:
     old = swap.child("b")
     hang_up(swap, TWO)
     both = [swap.later(swap.ask, name) for name in "ab"]
-    eventually(lambda: "b" in swap.running())
+    eventually(lambda: [row["waiting"] for row in swap.get("/status").json()["models"]] == [1, 1])
+    assert swap.running().keys() == {"b"}
     old.go("held")
 
     assert held.result().text == "held"
