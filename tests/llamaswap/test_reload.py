@@ -172,10 +172,10 @@ def test_preload(start_swap: Callable[..., Swap]) -> None:
     preload = "hooks: {on_startup: {preload: [a]}}\n"
     swap = start_swap(preload + TWO)
     eventually(lambda: swap.running() == {"a": "ready"})
-    hang_up(swap, preload.replace("[a]", "[a, b]") + TWO)
+    hang_up(swap, preload.replace("[a]", "[b, a]") + TWO)
     eventually(lambda: swap.running() == {"a": "ready", "b": "ready"})
     swap.post("/api/models/unload/b").raise_for_status()
-    hang_up(swap, preload.replace("[a]", "[a, b]") + TWO.replace("a: {cmd: '<child>'}", "a: {cmd: '<child> --other'}"))
+    hang_up(swap, preload.replace("[a]", "[b, a]") + TWO.replace("a: {cmd: '<child>'}", "a: {cmd: '<child> --other'}"))
     eventually(lambda: len(swap.starts("a")) == 2)
 
     eventually(lambda: swap.running() == {"a": "ready"})
