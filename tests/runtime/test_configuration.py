@@ -132,6 +132,22 @@ async def test_a_trigger_during_a_reload_causes_another_one() -> None:
         assert configuration.config.models.keys() == {"b"}
 
 
+async def test_beginning_and_end_are_told() -> None:
+    """Once each, also of a reload that fails: whoever is told that it begins may be waiting for its end."""
+    async with a_configuration() as (configuration, files):
+        heard: list[str] = []
+        configuration.on_begin.append(lambda: heard.append("begin"))
+        configuration.followers.append(lambda _: heard.append("adopt"))
+        configuration.on_end.append(lambda outcome: heard.append(type(outcome).__name__))
+        files.says = NEW
+        await configuration.reload()
+        files.says = INVALID
+        with pytest.raises(ConfigRejected):
+            await configuration.reload()
+
+    assert heard == ["begin", "adopt", "Plan", "begin", "ConfigRejected"]
+
+
 async def test_two_triggers_before_a_reload_are_one() -> None:
     """Nothing is read twice for nothing."""
     async with a_configuration() as (configuration, files):
