@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from supervisor.api.service import Service
+    from supervisor.config.values import Config
     from supervisor.proxy.client import Client
     from supervisor.proxy.peers import Peers
 
@@ -57,10 +58,7 @@ class App:
 
     def __init__(self, service: Service, peers: Peers) -> None:
         self._service = service
-        self._max_body = service.config.server.max_body
-        self._body_memory = BodyMemory(max(service.config.server.body_memory, self._max_body))
         self._access = Access(service.config.server)
-        self._access_log = access_log(service.config.server, partial(service.logs.proxy.append, stream="log"))
         self._scheme = "https" if service.config.server.tls_cert_file else "http"
         self._proxy = Proxy(
             service.pool,
@@ -71,10 +69,21 @@ class App:
         )
         self._websockets = WebSocketProxy(service.pool, service.names)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._body_memory = BodyMemory(0)
+        self._adopt(service.config)
+        service.configuration.followers.append(self._adopt)
         self._api = Starlette(
             routes=Api(service, self._access).routes(),
             exception_handlers={SupervisorError: _error, HTTPException: _http_error, Exception: _error},
         )
+
+    def _adopt(self, config: Config) -> None:
+        """Let this config hold for every request that begins or grows from now on."""
+        self._max_body = config.server.max_body
+        self._body_memory.limit = max(config.server.body_memory, self._max_body)
+        self._access.adopt(config.server)
+        self._access_log = access_log(config.server, partial(self._service.logs.proxy.append, stream="log"))
+        self._proxy.adopt(config)
 
     # A request, as it comes.
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from supervisor.config.values import Config
+    from supervisor.runtime.config_files import ConfigFiles
 
-COMMANDS = ("serve", "check", "command", "doctor", "ps", "load", "unload", "logs", "why", "health", "service")
+COMMANDS = ("serve", "check", "command", "doctor", "ps", "load", "unload", "logs", "why", "plan", "health", "service")
 VALUED = {
     "-c",
     "--config",
@@ -96,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--tls-cert-file", metavar="FILE", help="serve HTTPS with this certificate")
     serve.add_argument("--tls-key-file", metavar="FILE", help="the key of that certificate")
     serve.add_argument("--log-format", choices=("text", "json"), help="instead of `server.log_format`")
-    serve.add_argument("--watch-config", action="store_true", help=argparse.SUPPRESS)
+    serve.add_argument("--watch-config", action="store_true", help="read the config again whenever it changes")
     check = commands.add_parser("check", parents=[common], help="look at config, binaries and files; start nothing")
     check.add_argument("--json", action="store_true", help="print JSON for scripts")
     _model(commands.add_parser("command", parents=[common], help="print the command line of a model"))
@@ -118,6 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     health = commands.add_parser("health", parents=[common], help="exit code 0 if the service answers")
     health.add_argument("--url", help="the running service; by default where the config says it listens")
     _service(commands.add_parser("service", help="run it under systemd"))
+    commands.add_parser(
+        "plan", parents=[talking], help="what a reload of the running service would change; exit code 3 if anything"
+    )
     return parser
 
 
@@ -173,10 +177,10 @@ def _with_config(options: argparse.Namespace) -> int:
 
     if options.command == "doctor":
         return _doctor(options)
+    if options.command == "serve":
+        return local_commands.serve(_config_files(options))
     config = _config(options)
     match options.command:
-        case "serve":
-            return local_commands.serve(config, watch=options.watch_config)
         case "check":
             return local_commands.check(config, as_json=options.json)
         case _:
@@ -213,6 +217,8 @@ def _with_service(options: argparse.Namespace) -> int:
                 return remote.unload(options.model, force=options.force)
             case "logs":
                 return remote.logs(options.model, follow=options.follow)
+            case "plan":
+                return remote.plan()
             case _:
                 return remote.why(options.model)
 
@@ -267,6 +273,16 @@ def _sources(options: argparse.Namespace) -> list[Path]:
     path, folder = _config_path(options), options.config_dir
     found = sorted(each for each in folder.iterdir() if each.suffix in YAML) if folder and folder.is_dir() else []
     return [*([path] if path else []), *found]
+
+
+def _config_files(options: argparse.Namespace) -> ConfigFiles:
+    """The config as it can be read again, with the command line's word each time."""
+    from supervisor.runtime.config_files import ConfigFiles
+
+    path = _config_path(options)
+    return ConfigFiles(
+        lambda: _config(options), [path] if path else [], options.config_dir, are_watched=options.watch_config
+    )
 
 
 def _config(options: argparse.Namespace) -> Config:

@@ -161,6 +161,19 @@ class HeadTooLarge(SupervisorError):
     type = "invalid_request_error"
 
 
+class ConfigRejected(SupervisorError):
+    """Raised when the files of the config cannot be used; the config in force stays."""
+
+    status = 422
+    code = "config_invalid"
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, *, problems: tuple[str, ...]) -> None:
+        super().__init__(message, hint="`llama-supervise check` lists the problems too")
+        self.problems = problems
+        """Everything to change before it can be used."""
+
+
 class RequestTimeout(SupervisorError):
     """Raised when a request does not come to its end."""
 

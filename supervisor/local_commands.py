@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import anyio
 import msgspec.json
 
-from supervisor import console, server, systemd
+from supervisor import console, household, listening, server, systemd
 from supervisor.api import memory_status
 from supervisor.api.fleet_status import fleet_status
 from supervisor.config.problems import ConfigInvalid
@@ -35,29 +35,29 @@ if TYPE_CHECKING:
     from supervisor.api.service import Service
     from supervisor.config.values import Config
     from supervisor.llama.preflight import Inspection
+    from supervisor.runtime.config_files import ConfigFiles
 
 
 logger = logging.getLogger("supervisor.server")
 
 
-def serve(config: Config, *, watch: bool = False) -> int:
-    """Serve until told to stop."""
+def serve(files: ConfigFiles) -> int:
+    """Serve until told to stop; raises `ConfigInvalid`."""
+    config = files.read()
     offer = systemd.take_offer(os.environ, os.getpid())
     as_json = config.server.log_format is LogFormat.JSON
     console.set_up_logging(config.server.log_level, config.server.log_time_format, as_json=as_json)
     console.odd(config.warnings)
-    if watch:
-        console.caution("`--watch-config` does nothing yet: restart the service after a change of its config")
     if not config.server.api_keys and not _is_loopback(config.server.host):
         console.caution(f"without API keys, whoever reaches port {config.server.port} may use every model")
     if (advice := too_long_for_systemd(config, os.environ)) is not None:
         console.caution(advice)
     try:
-        server.run(config, on_listening=_greet_in_log if as_json else _greet, offer=offer)
-    except server.AddressTaken as exc:
+        server.run(config, files, on_listening=_greet_in_log if as_json else _greet, offer=offer)
+    except listening.AddressTaken as exc:
         console.complain(str(exc), "stop the other program, or give `--listen HOST:PORT`")
         return 1
-    except (server.TlsUnusable, systemd.SocketUnusable) as exc:
+    except (listening.TlsUnusable, systemd.SocketUnusable) as exc:
         console.complain(str(exc), exc.hint)
         return 2
     return 0
@@ -107,8 +107,8 @@ def check(config: Config, *, as_json: bool) -> int:
 
 def _tls_problems(config: Config) -> list[tuple[str, str, str]]:
     try:
-        server.check_tls(config)
-    except server.TlsUnusable as exc:
+        listening.check_tls(config)
+    except listening.TlsUnusable as exc:
         return [("server", str(exc), exc.hint)]
     return []
 
@@ -159,8 +159,8 @@ def _greet_in_log(service: Service, url: str) -> None:
 
 def _launcher(config: Config) -> Launcher:
     around = Surroundings(config.base, Path.home(), dict(os.environ), Path(tempfile.gettempdir()) / "llama-supervise")
-    inspector = Inspector(around, cache_dir=server.cache_dir())
-    return Launcher(config, around, inspector=inspector, logs=Logs(0), cache_dir=server.cache_dir())
+    inspector = Inspector(around, cache_dir=household.cache_dir())
+    return Launcher(config, around, inspector=inspector, logs=Logs(0), cache_dir=household.cache_dir())
 
 
 async def _inspect_all(config: Config) -> Launcher:

@@ -24,9 +24,13 @@ OPEN = frozenset(("/", "/health", "/v1/health", "/wol-health", "/favicon.ico", "
 
 
 class Access:
-    """The rules of one config."""
+    """The rules of the config in force."""
 
     def __init__(self, server: Server) -> None:
+        self.adopt(server)
+
+    def adopt(self, server: Server) -> None:
+        """Let these settings hold from now on."""
         self._keys = tuple(key.encode() for key in server.api_keys)
         self._management = server.management
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec.json
 
 from supervisor.api.stream import Stream
+from supervisor.errors import ConfigRejected, SupervisorError
 from supervisor.fleet.values import Phase
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from supervisor.api.service import Service
-    from supervisor.config.values import Capabilities, Model
+    from supervisor.config.changes import Plan
+    from supervisor.config.values import Capabilities, Config, Model
     from supervisor.fleet.values import Run
     from supervisor.record.bus import Bus
 
@@ -48,10 +50,7 @@ class Events:
         self._bus = bus
         self._require = require
         self._heartbeat_seconds = heartbeat_seconds
-        self._models = [service.config.models[name] for name in sorted(service.config.models)]
-        self._peers = list(_peers(service))
-        self._entries: dict[tuple[str, str], msgspec.Raw] = {}
-        """Models by id and state, encoded: there may be ten thousand, and few of them change."""
+        self._read(service.config)
         self._is_due = False
         """Whether the models' states will be told at the end of this turn of the loop."""
         service.pool.on_change.append(self.models_changed)
@@ -68,6 +67,26 @@ class Events:
         if self._bus.is_heard and not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_soon(self._tell_models)
+
+    def adopt(self, config: Config) -> None:
+        """Tell what there is now; who listens stays."""
+        self._read(config)
+        self._bus.publish("uiConfig", self._page_settings(), key="")
+        self.profile_changed()
+
+    def reloaded(self, outcome: Plan | SupervisorError) -> None:
+        """The config has been read again: what that has changed, or why it has changed nothing."""
+        if isinstance(outcome, SupervisorError):
+            problems = outcome.problems if isinstance(outcome, ConfigRejected) else ()
+            self._bus.publish("configReloaded", {"error": outcome.message, "problems": problems})
+        else:
+            self._bus.publish("configReloaded", outcome.as_json())
+
+    def _read(self, config: Config) -> None:
+        self._models = [config.models[name] for name in sorted(config.models)]
+        self._peers = list(_peers(config))
+        self._entries: dict[tuple[str, str], msgspec.Raw] = {}
+        """Models by id and state, encoded: there may be ten thousand, and few of them change."""
 
     def profile_changed(self) -> None:
         """Another profile is active, or none."""
@@ -104,9 +123,12 @@ class Events:
     def _everything(self) -> Iterator[bytes]:
         """All that is no log: for who has just come, and for who was too slow."""
         yield frame("modelStatus", self.model_status())
-        yield frame("uiConfig", {"activity": {"session_id": self._service.config.server.session_id_headers}})
+        yield frame("uiConfig", self._page_settings())
         yield frame("profileChanged", self._profile())
         yield frame("inflight", self._service.in_flight.snapshot())
+
+    def _page_settings(self) -> dict[str, object]:
+        return {"activity": {"session_id": self._service.config.server.session_id_headers}}
 
     def _profile(self) -> dict[str, str | None]:
         return {"active": self._service.names.active_profile}
@@ -170,8 +192,8 @@ def _model(model: Model, state: str) -> dict[str, object]:
     }
 
 
-def _peers(service: Service) -> Iterator[msgspec.Raw]:
-    offered = {f"{name}/{model}": name for name, peer in service.config.peers.items() for model in peer.models}
+def _peers(config: Config) -> Iterator[msgspec.Raw]:
+    offered = {f"{name}/{model}": name for name, peer in config.peers.items() for model in peer.models}
     for whole_name, peer in sorted(offered.items()):
         fields = {"name": "", "description": "", "state": "", "unlisted": False, "peerID": peer}
         yield _raw({"id": whole_name, **fields})

@@ -14,6 +14,8 @@ from supervisor.fleet.waiting import expected_wait
 from supervisor.runtime.vitals import resident_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from supervisor.api.service import Service
     from supervisor.config.values import Model
 
@@ -34,7 +36,7 @@ def fleet_status(service: Service, reading: Reading | None = None) -> dict[str, 
         "closing": fleet.closing,
         "max_loaded": service.config.server.max_loaded,
         "devices": memory_status.devices(reading or Reading(), service.config.memory),
-        "models": [_model(service, model, now) for model in service.config.models.values()],
+        "models": [_model(service, model, now) for model in (*service.config.models.values(), *_former(service))],
         "queue": [
             {
                 "ticket": ticket.id,
@@ -51,6 +53,12 @@ def fleet_status(service: Service, reading: Reading | None = None) -> dict[str, 
             for name, report in service.pool.reports.items()
         },
     }
+
+
+def _former(service: Service) -> Iterable[Model]:
+    """Models that are in the config no more, and still serve the requests they had."""
+    known = service.config.models
+    return {run.model.id: run.model for run in service.pool.fleet.runs if run.model.id not in known}.values()
 
 
 def _model(service: Service, model: Model, now: float) -> dict[str, object]:

@@ -15,6 +15,7 @@ from supervisor.api.events import Events
 from supervisor.api.fleet_status import fleet_status
 from supervisor.api.logs import LogRoutes
 from supervisor.api.records import RecordRoutes
+from supervisor.api.reload import ReloadRoutes
 from supervisor.errors import InvalidRequest, RouteNotFound
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class Api:
         self._events = Events(service, service.bus, self._require)
         self._logs = LogRoutes(service, self._require)
         self._records = RecordRoutes(service, self._require)
+        self._reload = ReloadRoutes(service, self._require)
+        service.configuration.followers += [self._listing.adopt, self._events.adopt]
+        service.configuration.on_end.append(self._events.reloaded)
 
     def routes(self) -> list[Route]:
         """For Starlette; GET includes HEAD."""
@@ -73,6 +77,7 @@ class Api:
             Route("/api/events", self._events.stream),
             *self._logs.routes(),
             *self._records.routes(),
+            *self._reload.routes(),
         ]
 
     # For everybody.

@@ -12,10 +12,11 @@ from math import inf
 from typing import TYPE_CHECKING, assert_never
 
 from supervisor.config.values import Overload
-from supervisor.errors import ConcurrencyLimit, ModelFailed, ModelUnloaded, SupervisorError
+from supervisor.errors import ConcurrencyLimit, ModelFailed, ModelNotFound, ModelUnloaded, SupervisorError
 from supervisor.fleet import breaker, reasons
 from supervisor.fleet.books import Habit
 from supervisor.fleet.memory import Measured, Source
+from supervisor.fleet.reconfigured import reconfigured
 from supervisor.fleet.room import Room, limits
 from supervisor.fleet.rules import (
     go_home,
@@ -44,6 +45,7 @@ from supervisor.fleet.values import (
     Observed,
     Phase,
     Reason,
+    Reconfigured,
     Refuse,
     Released,
     Requested,
@@ -57,6 +59,7 @@ from supervisor.fleet.victims import evictable, resides_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from supervisor.config.values import Config
     from supervisor.errors import Failure
     from supervisor.fleet.memory import Footprint
     from supervisor.fleet.values import Tell, Ticket
@@ -145,6 +148,8 @@ def record(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
             return breaker.with_breaker(breaker.with_failure(fleet, model, failure), model, None), ()
         case UnloadAsked(model, force):
             return _unload(fleet, model, now, force=force)
+        case Reconfigured(config):
+            return _reconfigure(fleet, config)
         case Closing():
             return _close(fleet, now), ()
         case Released() | Tick():
@@ -155,7 +160,9 @@ def record(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
 
 def _requested(fleet: Fleet, ticket: Ticket, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     """A model that refuses what is too much counts who waits for it too (spec: llama-swap.md, 2.6, rule 2)."""
-    model = fleet.config.models[ticket.model]
+    model = fleet.config.models.get(ticket.model)
+    if model is None:  # it has gone between the look at its name and this
+        return fleet, (Refuse(ticket.id, _gone(ticket)),)
     if model.overload is Overload.REFUSE and model.concurrency is not None:
         served = sum(run.leases for run in fleet.runs if run.model.id == ticket.model)
         if served + fleet.queue.wanted.get(ticket.model, 0) >= model.concurrency:
@@ -197,8 +204,8 @@ def _exited(
     fleet = replace(fleet, runs=tuple(other for other in fleet.runs if other.id != run_id))
     fleet = replace(_with_habit(fleet, run), books=replace(fleet.books, freed_at=now))
     fleet = breaker.after_exit(fleet, run, now)
-    if failure is None:
-        return fleet, ()
+    if failure is None or run.retiring is Reason.RELOADED:
+        return fleet, ()  # what went wrong with an old config says nothing of the new one
     if run.phase is Phase.STARTING and failure.cause in breaker.MEMORY and (more := _with_more_room(fleet, run, now)):
         return more, (reasons.retried(run, failure.cause),)
     fleet = breaker.after_failure(fleet, run, failure, now, jitter=jitter)
@@ -249,6 +256,15 @@ def _unload(fleet: Fleet, model: str | None, now: float, *, force: bool) -> tupl
         lambda ticket: ticket.model in loading,
         lambda ticket: ModelUnloaded(f"`{ticket.model}` was unloaded while it was loading"),
     )
+
+
+def _reconfigure(fleet: Fleet, config: Config) -> tuple[Fleet, tuple[Action, ...]]:
+    """Who waits for a model that has changed waits on, for what it is now."""
+    return _dismiss(reconfigured(fleet, config), lambda ticket: ticket.model not in config.models, _gone)
+
+
+def _gone(ticket: Ticket) -> ModelNotFound:
+    return ModelNotFound(f"`{ticket.model}` is not in the config any more", hint="`GET /v1/models` lists what there is")
 
 
 def _close(fleet: Fleet, now: float) -> Fleet:

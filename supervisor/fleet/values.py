@@ -44,6 +44,8 @@ class Reason(Enum):
     IDLE = "idle"
     EVICTED = "evicted"
     UNLOADED = "unloaded"
+    RELOADED = "reloaded"
+    """Its model is another one in the config now, or none, or has no place any more."""
     CLOSING = "closing"
 
 
@@ -264,6 +266,13 @@ class UnloadAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """Another config holds from now on."""
+
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
 class Closing:
     """The service is going down."""
 
@@ -283,8 +292,8 @@ class Tick:
 
 
 Event: TypeAlias = (
-    "Requested | Abandoned | Released | BecameReady | Exited | Checked | UnloadAsked | Measured | Observed | Closing"
-    " | Tick"
+    "Requested | Abandoned | Released | BecameReady | Exited | Checked | UnloadAsked | Reconfigured | Measured"
+    " | Observed | Closing | Tick"
 )
 
 # Actions: what to do.

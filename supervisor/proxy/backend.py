@@ -22,7 +22,7 @@ from supervisor.proxy.opening import NoConnection
 from supervisor.proxy.upstream import IDLE_SECONDS, Upstream
 
 if TYPE_CHECKING:
-    from supervisor.config.values import Model
+    from supervisor.config.values import Model, Timeouts
     from supervisor.llama.endpoint import Endpoint
     from supervisor.runtime.lease import Lease
     from supervisor.runtime.live import LiveRun
@@ -170,11 +170,18 @@ class PeerBackend:
 def local_upstream(run: LiveRun, keys: frozenset[bytes] = frozenset()) -> Upstream:
     """The connections to a child; credentials with one of `keys` do not reach it."""
     assert run.endpoint is not None
+    timeouts, forwarding = treatment(run, keys)
+    return Upstream(run.endpoint, timeouts=timeouts, forwarding=forwarding)
+
+
+def treatment(run: LiveRun, keys: frozenset[bytes]) -> tuple[Timeouts, Forwarding]:
+    """How long a child may take, and what of a request reaches it."""
+    assert run.endpoint is not None
     timeouts = run.model.timeouts
     if not run.model.cmd:  # a llama-server of ours
         idle = IDLE_SECONDS if timeouts.idle_connection is None else min(IDLE_SECONDS, timeouts.idle_connection)
         timeouts = replace(timeouts, idle_connection=idle)
-    return Upstream(run.endpoint, timeouts=timeouts, forwarding=_forwarding(run.model, run.endpoint, keys))
+    return timeouts, _forwarding(run.model, run.endpoint, keys)
 
 
 def _forwarding(model: Model, endpoint: Endpoint, keys: frozenset[bytes]) -> Forwarding:

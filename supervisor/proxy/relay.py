@@ -14,7 +14,7 @@ from supervisor.fleet.selectors import pick
 from supervisor.proxy import filters
 from supervisor.proxy.answer import Answer
 from supervisor.proxy.asked import asked_of, kind_of
-from supervisor.proxy.backend import LocalBackend, local_upstream
+from supervisor.proxy.backend import LocalBackend, local_upstream, treatment
 from supervisor.proxy.bodies import model_in_form, renamed_in_form
 from supervisor.proxy.encodings import readable
 from supervisor.proxy.exchange import Call, Exchange
@@ -24,6 +24,7 @@ from supervisor.proxy.patience import patient_lease
 from supervisor.proxy.routes import COMFYUI, COMFYUI_MODEL, ROUTES, UPSTREAM, Route, Source, dialect_of
 
 if TYPE_CHECKING:
+    from supervisor.config.values import Config
     from supervisor.fleet.names import Meaning, Names
     from supervisor.fleet.values import RunId
     from supervisor.proxy.client import Client
@@ -65,9 +66,18 @@ class Proxy:
         """Who records requests; None: nobody."""
         self._selected = 0
         """Requests made through selectors so far."""
-        self._ignored = [re.compile(pattern) for pattern in pool.config.server.ignore_paths]
         self._upstreams: dict[RunId, Upstream] = {}
         self._parking = Parking()
+        self.adopt(pool.config)
+
+    def adopt(self, config: Config) -> None:
+        """Let this config hold; connections to children stay open."""
+        self._ignored = [re.compile(pattern) for pattern in config.server.ignore_paths]
+        self._keys = frozenset(key.encode() for key in config.server.api_keys)
+        for run, upstream in self._upstreams.items():
+            live = self._pool.live_run(run)
+            if live is not None:
+                upstream.adopt(*treatment(live, self._keys))
 
     def serve(self, client: Client) -> None:
         """Answer one request that is whole; the caller has chosen it by its path."""
@@ -195,8 +205,7 @@ class Proxy:
     def _upstream(self, run: LiveRun) -> Upstream:
         upstream = self._upstreams.get(run.id)
         if upstream is None:
-            keys = frozenset(key.encode() for key in self._pool.config.server.api_keys)
-            upstream = self._upstreams[run.id] = local_upstream(run, keys)
+            upstream = self._upstreams[run.id] = local_upstream(run, self._keys)
             run.on_end(lambda: self._upstreams.pop(run.id).close())
         return upstream
 

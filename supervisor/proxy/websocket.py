@@ -43,14 +43,14 @@ class WebSocketProxy:
     def __init__(self, pool: Pool, names: Names) -> None:
         self._pool = pool
         self._names = names
-        self._models = pool.config.models
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = WebSocket(scope, receive, send)
         try:
             model, path = self._addressed(scope["raw_path"])
             await client.receive()  # that it wants to connect
-            if self._models[model].ignore_websockets:
+            known = self._pool.config.models.get(model)
+            if known is not None and known.ignore_websockets:
                 await _tunnel(client, self._ready_endpoint(model), path)
                 return
             lease = None

@@ -56,7 +56,7 @@ class Child:
         check_endpoint: str,
         load_timeout: float,
         load_limit: float,
-        stop_timeout: float,
+        stop_timeout: Callable[[], float],
         redact: Callable[[str], str],
         log: Callable[[str, str], None],
         on_line: Callable[[str], None],
@@ -154,7 +154,7 @@ class Child:
             await process.wait()
         if self._was_killed and self.command.stop:
             # What dies of SIGKILL may leave behind what it has started elsewhere, as `docker run` its container.
-            with anyio.move_on_after(self._stop_timeout):
+            with anyio.move_on_after(self._stop_timeout()):
                 await self._run_stop(process.pid)
         if mark := self.command.env.get(MARK):
             await end_left_behind(mark, process.pid, grace=0.0 if self._is_forced else GRACE)
@@ -162,7 +162,7 @@ class Child:
     @property
     def _grace(self) -> float:
         """Seconds it gets to leave."""
-        return STDIN_GRACE if self.command.speaks_protocol and not self.command.stop else self._stop_timeout
+        return STDIN_GRACE if self.command.speaks_protocol and not self.command.stop else self._stop_timeout()
 
     async def _ask_to_leave(self, process: Process) -> None:
         has_been_told = bool(self.command.stop) and await self._run_stop(process.pid)
@@ -188,7 +188,7 @@ class Child:
             return False
         except anyio.get_cancelled_exc_class():
             if not self._is_forced:
-                logger.warning("`%s` did not end within %g s", shown, self._stop_timeout)
+                logger.warning("`%s` did not end within %g s", shown, self._stop_timeout())
             raise
         finally:
             for splitter in splitters.values():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
+from supervisor.config.changes import needs_another_run
 from supervisor.config.secrets import Redactor
 from supervisor.config.values import Transport
 from supervisor.llama.binary import is_llama_server
@@ -84,6 +85,18 @@ class Launcher:
         self._roster = roster or Roster()
         self._running: dict[int, LiveRun] = {}
         """The runs whose children live."""
+
+    def adopt(self, config: Config) -> None:
+        """Start children by this config; what was found of models that are others now is forgotten.
+
+        Secrets of the former config stay secret, for its children may still tell them.
+        """
+        before, self._config = self._config, config
+        self._redact = self._redact.and_of(config)
+        for name in tuple(self.inspections):
+            old, new = before.models.get(name), config.models.get(name)
+            if old is None or new is None or needs_another_run(old, new):
+                del self.inspections[name]
 
     async def check(self, model: Model) -> Failure | None:
         """What is wrong with this model, as far as can be known without loading it."""
@@ -249,14 +262,14 @@ class Launcher:
         model = live.model
         if taken := await taken_before(command):
             return taken
-        stop_timeout = self._config.server.stop_timeout if model.unload_timeout is None else model.unload_timeout
+        stop_timeout = self._stop_timeout(model)
         with self._roster.entered(command, run=live.id, model=model.id, stop_timeout=stop_timeout) as spawned:
             live.child = Child(
                 command,
                 check_endpoint=model.check_endpoint,
                 load_timeout=model.load_timeout,
                 load_limit=model.load_limit,
-                stop_timeout=stop_timeout,
+                stop_timeout=lambda: self._stop_timeout(live.model),
                 redact=self._redact,
                 log=self.logs.writer(model.id, live.id),
                 on_line=lambda text: listen(live, text),
@@ -268,6 +281,9 @@ class Launcher:
                 return await _ended(live.child)
             finally:
                 _unlink(command.endpoint)
+
+    def _stop_timeout(self, model: Model) -> float:
+        return self._config.server.stop_timeout if model.unload_timeout is None else model.unload_timeout
 
     async def _diagnosed(self, model: Model, command: Command, end: End) -> Diagnosis:
         """The reason of an end; what only this machine knows is added to what the child said."""

@@ -16,6 +16,7 @@ from supervisor.llama.devices import Hearsay
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from supervisor.config.values import Model
     from supervisor.errors import Failure
     from supervisor.fleet.values import Run
     from supervisor.llama.endpoint import Endpoint
@@ -94,6 +95,11 @@ class LiveRun:
         self.is_cut_by_shutdown = False
         self.scope = anyio.CancelScope()
         self._on_end: list[Callable[[], None]] = []
+
+    def adopt(self, model: Model) -> None:
+        """Go on as this model, which the same process can serve."""
+        self.model = model
+        self.slots = model.concurrency
 
     @property
     def pid(self) -> int | None:

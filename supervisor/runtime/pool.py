@@ -12,11 +12,11 @@ import logging
 import random
 import time
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Self, assert_never
 
 import anyio
 
+from supervisor.config.changes import needs_another_run
 from supervisor.errors import ModelNotLoaded, SupervisorError
 from supervisor.fleet.decisions import Kind
 from supervisor.fleet.memory import Measured
@@ -33,6 +33,7 @@ from supervisor.fleet.values import (
     Look,
     Phase,
     Reason,
+    Reconfigured,
     Refuse,
     Released,
     Requested,
@@ -47,7 +48,7 @@ from supervisor.fleet.values import (
 )
 from supervisor.fleet.waiting import expected_wait
 from supervisor.record.decisions import Decisions
-from supervisor.runtime.checks import keep_checking
+from supervisor.runtime.checks import Checks
 from supervisor.runtime.lease import Lease
 from supervisor.runtime.live import LiveRun
 from supervisor.runtime.observer import observe
@@ -72,7 +73,7 @@ QUIET = frozenset({Kind.WAITED, Kind.REFUSED})
 
 
 class Pool:
-    """All children of one config, and everybody who waits for them."""
+    """All children of the config in force, and everybody who waits for them."""
 
     def __init__(self, config: Config, launcher: Launcher, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.config = config
@@ -99,17 +100,16 @@ class Pool:
         self._tickets = 0
         self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
-        self.checked = asyncio.Event()
+        self._checks = Checks(launcher, tell=self._checked)
+        self.checked = self._checks.done
         """Set once every model has been looked at."""
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
         self._launcher.ledger.on_change.append(self._measured)
-        models = tuple(self.config.models.values())
-        self._tasks.start_soon(
-            partial(keep_checking, models, self._launcher, tell=self._checked, done=self.checked.set)
-        )
+        self._checks.look_at(self.config.models.values())
+        self._tasks.start_soon(self._checks.run)
         return self
 
     async def __aexit__(
@@ -182,6 +182,18 @@ class Pool:
     def start_unloading(self, model: str, *, force: bool = False) -> None:
         """Unload a model; do not wait."""
         self._step(UnloadAsked(model, force))
+
+    def adopt(self, config: Config) -> None:
+        """Let this config hold: what it says of processes that may stay holds for them from now on."""
+        before, self.config = self.config, config
+        for name, model in before.models.items():
+            if (other := config.models.get(name)) is None or needs_another_run(model, other):
+                self._fingerprints.pop(name, None)
+        self.reports = {name: report for name, report in self.reports.items() if name in config.models}
+        self._step(Reconfigured(config))
+        for run in self.fleet.runs:
+            self._runs[run.id].adopt(run.model)
+        self._checks.look_at(config.models.values())
 
     def close(self, *, force: bool = False) -> None:
         """Take no more requests and start to end everything; `force` neither waits for requests nor for children."""
@@ -366,8 +378,9 @@ class Pool:
             logger.info("%s has ended (run %s, pid %s)", live.model.id, live.id, live.pid, extra=_facts(live))
             self._step(Exited(live.id, failure, random.random()))
             if failure is not None:
-                failure = self.fleet.failures[live.model.id]  # with the pause that the planner has put into it
-                self._note(failure)
+                # With the pause that the planner has put into it, unless the model is another one by now.
+                failure = self.fleet.failures.get(live.model.id, failure)
+                self._note(failure, live.model)
             live.end(failure)
 
     async def _part_from(self, live: LiveRun) -> None:
@@ -383,10 +396,10 @@ class Pool:
 
     def _checked(self, model: Model, failure: Failure | None) -> None:
         """A look at a model found this; a start that is under way, or runs, knows better."""
-        if self.fleet.run_of(model.id) is not None:
+        if self.fleet.run_of(model.id) is not None or not self._is_current(model):
             return
         if failure is not None:
-            self._note(failure)
+            self._note(failure, model)
         elif self._fingerprints.get(model.id) == self._launcher.fingerprint(model):
             return  # a start has failed for good meanwhile, and nothing has changed since
         self._step(Checked(model.id, failure))
@@ -394,10 +407,16 @@ class Pool:
     def _measured(self, model: str, footprint: Footprint) -> None:
         self._step(Measured(model, footprint))
 
-    def _note(self, failure: Failure) -> None:
-        self.reports[failure.model] = failure
-        if failure.permanent:
-            self._fingerprints[failure.model] = self._launcher.fingerprint(self.config.models[failure.model])
+    def _is_current(self, model: Model) -> bool:
+        """Whether the config in force would start the same process."""
+        current = self.config.models.get(model.id)
+        return current is not None and not needs_another_run(model, current)
+
+    def _note(self, failure: Failure, model: Model) -> None:
+        if self._is_current(model):
+            self.reports[failure.model] = failure
+            if failure.permanent:
+                self._fingerprints[failure.model] = self._launcher.fingerprint(model)
         level = logging.WARNING if failure.phase == "serving" else logging.ERROR
         hint = f"; hint: {failure.hint}" if failure.hint else ""
         logger.log(level, "%s%s", failure.message, hint, extra={"model": failure.model})

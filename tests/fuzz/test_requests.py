@@ -18,12 +18,12 @@ from uvicorn.server import ServerState
 from supervisor.app import App
 from supervisor.config import toml
 from supervisor.console import _is_news
+from supervisor.household import running_service
 from supervisor.proxy.crowd import Crowd
 from supervisor.proxy.front import BODY_SECONDS, IDLE_SECONDS, Front
 from supervisor.proxy.peers import Peers
 from supervisor.proxy.routes import ROUTES
 from supervisor.proxy.upgraded import Upgraded
-from supervisor.server import running_service
 from tests.fuzz.mutation import ODD, example, numbers
 from tests.proxy.conftest import Wire, fake_cmd
 

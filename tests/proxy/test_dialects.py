@@ -46,6 +46,7 @@ EVERY_ERROR: list[tuple[SupervisorError, int, str, str]] = [
     (errors.RequestTimeout("m"), 408, "invalid_request_error", "api_error"),
     (errors.ModelNotLoaded("m"), 409, "invalid_request_error", "api_error"),
     (errors.BodyTooLarge("m"), 413, "invalid_request_error", "request_too_large"),
+    (errors.ConfigRejected("m", problems=("p",)), 422, "invalid_request_error", "api_error"),
     (errors.QueueFull("m"), 429, "rate_limit_error", "rate_limit_error"),
     (errors.ConcurrencyLimit("m"), 429, "rate_limit_error", "rate_limit_error"),
     (errors.HeadTooLarge("m"), 431, "invalid_request_error", "api_error"),
