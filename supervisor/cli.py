@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from supervisor.config.values import Config
 
-COMMANDS = ("serve", "check", "command", "doctor", "ps", "load", "unload", "logs", "why")
+COMMANDS = ("serve", "check", "command", "doctor", "import", "ps", "load", "unload", "logs", "why")
 VALUED = {"-c", "--config", "--config-dir", "--listen", "--tls-cert-file", "--tls-key-file", "--url", "-o", "--output"}
 ONE_DASH = {"-config", "-config-dir", "-listen", "-tls-cert-file", "-tls-key-file", "-watch-config", "-version"}
 """The options of llama-swap, which may be written with one dash or two."""
@@ -95,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument(
         "-o", "--output", type=Path, default=Path("llama-supervise-doctor.md"), metavar="FILE", help="`-` is stdout"
     )
+    moving = commands.add_parser("import", help="write models.toml for another tool's config")
+    moving.add_argument("file", type=Path, metavar="FILE", help="config.yaml, presets.ini or a folder of models")
+    moving.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to; by default it is printed")
+    moving.add_argument("--force", action="store_true", help="replace the file that is there")
     commands.add_parser("ps", parents=[talking], help="what every model does")
     _model(commands.add_parser("load", parents=[talking], help="load a model and wait until it is ready"))
     unload = commands.add_parser("unload", parents=[talking], help="unload a model, or all")
@@ -124,13 +128,18 @@ def _run(options: argparse.Namespace) -> int:
     from supervisor.console import complain
 
     try:
+        if options.command == "import":
+            from supervisor import import_command
+
+            return import_command.run(options.file, output=options.output, force=options.force)
         if options.command in {"serve", "check", "command", "doctor"}:
             return _with_config(options)
         return _with_service(options)
     except ConfigInvalid as exc:
         for problem in exc.problems:
             complain(str(problem))
-        complain(f"`{exc.source or _config_path(options)}` cannot be used: {len(exc.problems)} problem(s)")
+        source = exc.source or getattr(options, "file", None) or _config_path(options)
+        complain(f"`{source}` cannot be used: {len(exc.problems)} problem(s)")
         return 2
 
 

@@ -132,21 +132,22 @@ def _greet(service: Service, url: str) -> None:
     console.console.print(f"listening on {url}")
 
 
-def _launcher(config: Config) -> Launcher:
+def launcher_of(config: Config) -> Launcher:
+    """What builds the command lines of a config's models."""
     around = Surroundings(config.base, Path.home(), dict(os.environ), Path(tempfile.gettempdir()) / "llama-supervise")
     inspector = Inspector(around, cache_dir=server.cache_dir())
     return Launcher(config, around, inspector=inspector, logs=Logs(0))
 
 
 async def _inspect_all(config: Config) -> dict[str, Inspection]:
-    launcher = _launcher(config)
+    launcher = launcher_of(config)
     for model in config.models.values():
         await launcher.check(model)
     return launcher.inspections
 
 
 async def _inspect_one(config: Config, name: str) -> tuple[Launcher, Inspection]:
-    launcher = _launcher(config)
+    launcher = launcher_of(config)
     await launcher.check(config.models[name])
     return launcher, launcher.inspections[name]
 

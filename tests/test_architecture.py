@@ -13,6 +13,7 @@ LEVELS = (
     {"errors"},
     {"config"},
     {"llama", "fleet"},
+    {"importing"},
     {"record"},
     {"runtime"},
     {"proxy", "api"},
@@ -21,6 +22,7 @@ LEVELS = (
     {"service_client"},
     {"console", "doctor"},
     {"local_commands", "remote_commands"},
+    {"import_command"},
     {"cli"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -31,6 +33,7 @@ PURE = (
     "errors",
     "config",
     "fleet",
+    "importing",
     "llama/arguments",
     "llama/command",
     "llama/protocol",
@@ -45,8 +48,8 @@ IO = {"os", "io", "socket", "subprocess", "asyncio", "anyio", "threading", "time
 
 DOORS = {
     "tomllib": ("config/",),
-    "tomlkit": ("config/",),
-    "yaml": ("config/llama_swap/document",),
+    "tomlkit": ("config/", "importing/page"),
+    "yaml": ("config/llama_swap/document", "config/llama_swap/comments"),
     "msgspec": (
         "config/",
         "llama/help_cache",
@@ -57,7 +60,10 @@ DOORS = {
         "remote_commands",
         "doctor",
     ),
-    "anyio": ("llama/preflight", "llama/help_cache", "llama/trial", "runtime/", "proxy/", "server", "local_commands"),
+    "anyio": (
+        *("llama/preflight", "llama/help_cache", "llama/trial", "runtime/", "proxy/"),
+        *("server", "local_commands", "import_command"),
+    ),
     "httptools": ("proxy/front", "proxy/upstream"),
     "websockets": ("proxy/websocket",),
     "starlette": ("proxy/", "api/", "app"),
