@@ -6,7 +6,7 @@ llama-swap's own defaults are not carried over, only what the file says; what th
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from supervisor.config.llama_swap.comments import comments_of
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _LLAMA_SERVER_PORT = 8080
 _REFERENCE = Model("")
+_WITH_PORTS = frozenset(("port", "cmd", "shown_cmd", "cmd_stop", "proxy"))
+"""Fields of a model in which `${PORT}` may stand."""
 
 
 def draft(source: Source, *, commands: Mapping[str, str] | None = None) -> Draft:
@@ -94,10 +96,10 @@ class _Import:
     def _as_said(self, name: str, model: Model) -> Model:
         """The model without llama-swap's own defaults, and with `${PORT}` where its port is."""
         said = self._tree["models"]
-        fields = said.get(name, {}) if isinstance(said, dict) else {}
-        assert isinstance(fields, dict)
+        own = said.get(name, {}) if isinstance(said, dict) else {}
+        assert isinstance(own, dict)
         health = {} if "healthCheckTimeout" in self._tree else {"load_timeout", "load_limit"}
-        unsaid = {*health, *(() if "concurrencyLimit" in fields else ("concurrency",)), "transport", "stall_timeout"}
+        unsaid = {*health, *(() if "concurrencyLimit" in own else ("concurrency",)), "transport", "stall_timeout"}
         if model.unload_timeout == self._server().stop_timeout:
             unsaid.add("unload_timeout")
         return replace(
@@ -112,18 +114,23 @@ class _Import:
         if model.port is None:
             return model
         number = re.compile(rf"(?<![0-9]){model.port}(?![0-9])")
-        elsewhere = [*model.env.values(), *model.env]
-        if any(number.search(each) for each in elsewhere):
+        named = [each.name for each in fields(model) if number.search(str(getattr(model, each.name)))]
+        if "env" in named:
             self._notes.append(Note(f"models.{name}.env", f"names the port, which therefore stays {true.port}"))
             return replace(true, port=None)
+        further = {key: getattr(true, key) for key in named if key not in _WITH_PORTS}
+        self._notes += [
+            Note(f"models.{name}.{key}", f"names port {true.port}, and any will be used") for key in further
+        ]
         proxy = number.sub("${PORT}", model.proxy or "")
         return replace(
-            true if number.search(str(model.metadata)) else model,
+            model,
             port=None,
             cmd=tuple(number.sub("${PORT}", word) for word in model.cmd),
             shown_cmd=number.sub("${PORT}", model.shown_cmd),
             cmd_stop=tuple(number.sub("${PORT}", word) for word in model.cmd_stop),
             proxy=None if proxy == "http://127.0.0.1:${PORT}" else proxy,
+            **further,
         )
 
     def _recognised(self, name: str, model: Model) -> Keys | None:
@@ -206,6 +213,10 @@ class _Import:
                 self._notes.append(Note(f"${{env.{name}}}", message))
 
     def _note_rest(self) -> None:
+        nameless = [name for name, keys in self._keys.items() if "alias" not in keys.options]
+        if nameless:
+            message = f"{', '.join(nameless)}: children are told their name, so that answers have it and not a file's"
+            self._notes.append(Note("--alias", message))
         for problem in self._source.config.warnings:
             self._notes.append(Note(problem.path, f"expected {problem.expected}, found `{problem.found}`; left out"))
         if "logRequests" in self._tree:

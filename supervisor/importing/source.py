@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
 from supervisor.config.llama_swap.document import ENV, document
 from supervisor.config.llama_swap.reader import config_of
@@ -67,19 +68,42 @@ def _read(source: Source, names: Collection[str]) -> Config | None:
         return None
     if sheet.problems or list(config.models) != list(source.config.models):
         return None
-    same = (_is_same(each, source.config.models[name], source.environ) for name, each in config.models.items())
-    return config if all(same) else None
+    same = (_is_same(each, source.config.models[name], environ) for name, each in config.models.items())
+    others = all(
+        _unmarked(getattr(config, each), environ) == getattr(source.config, each)
+        for each in ("peers", "selectors", "profiles")
+    )
+    keys = _unmarked(config.server.api_keys, environ) == source.config.server.api_keys
+    return config if others and keys and all(same) else None
 
 
-def _is_same(marked: Model, model: Model, environ: Mapping[str, str]) -> bool:
-    """Whether nothing but marks and ports tells the words of two readings apart."""
+def _is_same(marked: Model, model: Model, environ: Marked) -> bool:
+    """Whether nothing but marks and ports tells two readings apart."""
+    ports = (marked.port, model.port) if marked.port is not None else None
+    read: Model = _unmarked(marked, environ, ports)
+    return replace(read, port=model.port) == model
 
-    def true(word: str) -> str:
-        word = unmarked(word, environ)
-        return word if marked.port is None else word.replace(str(marked.port), str(model.port))
 
-    pairs = ((marked.cmd, model.cmd), (marked.cmd_stop, model.cmd_stop), (marked.aliases, model.aliases))
-    return all(tuple(map(true, first)) == second for first, second in pairs)
+def _unmarked(value: Any, environ: Marked, ports: tuple[int | None, int | None] | None = None) -> Any:
+    """A value of a config with what its marks stand for, and another port in the place of one."""
+    match value:
+        case str():
+            text = unmarked(value, environ.environ)
+            return text if ports is None else text.replace(str(ports[0]), str(ports[1]))
+        case tuple():
+            return tuple(_unmarked(each, environ, ports) for each in value)
+        case dict():
+            return {_unmarked(key, environ, ports): _unmarked(each, environ, ports) for key, each in value.items()}
+        case int() if ports is not None and value == ports[0]:
+            return ports[1]
+        case Enum():
+            return value
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return replace(
+                value, **{each.name: _unmarked(getattr(value, each.name), environ, ports) for each in fields(value)}
+            )
+        case _:
+            return value
 
 
 def _start_port(source: Source) -> int:
