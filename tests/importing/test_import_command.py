@@ -298,7 +298,7 @@ def said(line: str) -> set[tuple[str, ...]]:
     """The options of a command line but for those that a router or a supervisor adds, each by one of its names."""
     same = {
         **{"--temperature": "--temp", "--no-mmproj-auto": "--no-mmproj", "--embeddings": "--embedding"},
-        **{"--no-webui": "--no-ui", "-m": "--model", "-fa": "--flash-attn"},
+        **{"--no-webui": "--no-ui", "-m": "--model", "-fa": "--flash-attn", "-t": "--threads", "-c": "--ctx-size"},
     }
     found: list[list[str]] = []
     for word in shlex.split(line)[1:]:
@@ -306,5 +306,5 @@ def said(line: str) -> set[tuple[str, ...]]:
             found.append([same.get(word, word)])
         else:
             found[-1].append(json.dumps(float(word)) if word.replace(".", "", 1).isdigit() else word)
-    added = {"--host", "--port", "--log-colors"}
+    added = {"--host", "--port", "--log-colors", "--api-key"}  # a key of ours is in the environment
     return {tuple(option) for option in found if option[0] not in added}
