@@ -42,6 +42,7 @@ PURE = (
     "llama/fit",
     "llama/flags",
     "llama/load_mode",
+    "proxy/loading_state",
 )
 IMPURE = ("config/loader",)
 IO = {"os", "io", "socket", "subprocess", "asyncio", "anyio", "threading", "time", "random", "shutil", "tempfile"}
