@@ -66,14 +66,24 @@ def run(path: Path, *, output: Path | None, force: bool = False) -> int:
         console.complain(f"{output} is there already", "name another file, or let it be replaced with `--force`")
         return 2
     home = Path.cwd() if output is None else output.absolute().parent
+    if not home.is_dir():
+        console.complain(f"the folder {home} is not there", "make it first")
+        return 2
     imported = _imported(path, home)
     text = imported.text()
     if output is None:
         sys.stdout.write(text)
     else:
-        output.write_text(text, "utf-8")
+        _write(output, text, like=path)
     _report(imported, output)
     return 0 if all(verdict.is_same for verdict in imported.verdicts) else 1
+
+
+def _write(output: Path, text: str, *, like: Path) -> None:
+    """What stands in the source may be secret: nobody may read more of it here than there."""
+    if like.is_file():
+        output.touch(like.stat().st_mode & 0o666)
+    output.write_text(text, "utf-8")
 
 
 def _imported(path: Path, home: Path) -> Import:
@@ -195,7 +205,8 @@ def _unmarked(command: Command) -> Command:
 def _report(imported: Import, output: Path | None) -> None:
     kept = [name for name, model in imported.config.models.items() if model.cmd]
     count = len(imported.config.models)
-    console.tell(f"{count} models from {imported.source}" + (f" in {output}" if output is not None else ""))
+    models = "1 model" if count == 1 else f"{count} models"
+    console.tell(f"{models} from {imported.source}" + (f" in {output}" if output is not None else ""))
     if kept:
         console.tell(f"{count - len(kept)} as keys, {len(kept)} as commands: {', '.join(kept)}")
     for note in imported.notes[:SHOWN_NOTES]:
@@ -206,5 +217,5 @@ def _report(imported: Import, output: Path | None) -> None:
         for sign, words in (("-", verdict.only_before), ("+", verdict.only_after)):
             for word in words:
                 console.tell(imported.redact(f"  {sign} {word}"))
-    if not differing:
+    if count and not differing:
         console.tell("every command line is the same, but for where children listen")

@@ -47,6 +47,7 @@ _ELSEWHERE = {
     "start_port": "`${PORT}` is any port that is free",
     "preload": "models load on demand",
     "log_to_stdout": "our own log is all that is printed",
+    **dict.fromkeys(("metadata", "filters", "filters_by_name"), "TOML has no null and no integers beyond 64 bits"),
 }
 _NONE = "models.toml has no key for it"
 
@@ -77,7 +78,7 @@ def lost(source: Config, made: Config) -> list[Note]:
         notes += _model(name, model, made.models.get(name), usual.models["m"])
     for kind in ("peers", "selectors", "profiles"):
         before, after = getattr(source, kind), getattr(made, kind)
-        notes += [Note(f"{kind}.{name}", "is not quite the same") for name in before if before[name] != after.get(name)]
+        notes += [Note(f"{kind}.{name}", _ELSEWHERE["metadata"]) for name in before if before[name] != after.get(name)]
     return notes
 
 

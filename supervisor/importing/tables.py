@@ -11,6 +11,7 @@ from dataclasses import fields
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from supervisor.config.kinds import LARGEST
 from supervisor.config.schema import CAPABILITIES, MODEL, PROFILE, SELECTOR, SERVER, TIMEOUTS
 from supervisor.config.values import Capabilities, Filters, Model, Server, Timeouts
 from supervisor.importing.page import Raw
@@ -56,7 +57,9 @@ def model_table(model: Model, *, automatic: Collection[str] = ()) -> Table:
 def command_text(words: Sequence[str], shown: str) -> object:
     """A command as its author laid it out, as far as TOML and its reader have it so; else as words."""
     text = shown or shlex.join(words)
-    text = "\n".join(line.rstrip() for line in text.splitlines() if not line.strip().startswith("#")).strip()
+    text = "\n".join(
+        line.rstrip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")
+    ).strip()
     try:
         is_same = shlex.split(text.replace("\\\n", "")) == list(words)
     except ValueError:
@@ -122,11 +125,16 @@ def _written(name: str, value: object) -> object:
         case float() | None if name in _DURATIONS:
             return lifetime(value)
         case tuple() | list():
-            return [_written("", each) for each in value]
+            return [_written("", each) for each in value if _is_sayable(each)]
         case dict():
-            return {key: _written("", each) for key, each in value.items() if each is not None}
+            return {key: _written("", each) for key, each in value.items() if _is_sayable(each)}
         case _:
             return value
+
+
+def _is_sayable(value: object) -> bool:
+    """Whether TOML has such a value."""
+    return value is not None and not (isinstance(value, int) and abs(value) > LARGEST)
 
 
 _DURATIONS = frozenset(
