@@ -22,6 +22,11 @@ ADDRESS = frozenset({"host", "port"})
 NUMBERS = frozenset({"N", "P", "INDEX", "SEED", "SECONDS", "SIMILARITY"})
 """What the help calls the value of an option that is a number, however it is spelled."""
 
+REPEATED = frozenset(
+    ("dry-sequence-breaker", "logit-bias", "lora", "lora-scaled", "control-vector-scaled", "override-kv")
+)
+"""Options that are given once for each of several values, where the help does not tell how to join them."""
+
 
 class Unsayable(Exception):
     """Raised when keys cannot say what a command line says; the message tells what and why."""
@@ -49,12 +54,14 @@ def keys_of(catalogue: Catalogue, words: Sequence[str]) -> Keys:
     repeated: list[str] = []
     for each in arguments:
         key = key_of(each)
-        if key in options:
-            _check_repeated(each, options[key])
+        option = _option(each)
+        if key in options and _adds_up(each):
+            option = _both(each, options[key], option)
+        elif key in options:
             repeated.append(each.typed)
         if key.replace("-", "_") in MODEL:
             raise Unsayable(f"`{each.typed}` would be taken for the key `{key}` of ours")
-        options[key] = _option(each)
+        options[key] = option
     address = {key: str(options.pop(key)) for key in sorted(ADDRESS & options.keys())}
     for key, value in options.items():
         if "${" in str(value).replace("${env:", ""):
@@ -77,11 +84,21 @@ def key_named(catalogue: Catalogue, word: str) -> str | None:
     return key_of(argument) if argument.flag is not None else None
 
 
-def _check_repeated(argument: Argument, before: Option) -> None:
-    """Some builds add up what others take the last of."""
-    adds_up = argument.flag is not None and argument.flag.separator is not None
-    if adds_up and _option(argument) != before:
+def _adds_up(argument: Argument) -> bool:
+    """Whether a binary may keep what it is told first when it is told more."""
+    return argument.flag is not None and (argument.flag.separator is not None or key_of(argument) in REPEATED)
+
+
+def _both(argument: Argument, before: Option, option: Option) -> Option:
+    """The value of an option that is there again; some builds add up what others take the last of."""
+    if option == before:
+        return before
+    if argument.flag is None or argument.flag.separator is not None:
         raise Unsayable(f"`{argument.typed}` is there more than once, which llama-servers read differently")
+    return (
+        *(before if isinstance(before, tuple) else (before,)),
+        *(option if isinstance(option, tuple) else (option,)),
+    )
 
 
 def _option(argument: Argument) -> Option:
@@ -112,7 +129,10 @@ def settings_of(catalogue: Catalogue, words: Sequence[str], *, base: Path) -> di
         if each.key in ADDRESS:
             continue
         shown = f"{each.typed} …" if each.key in SECRETS else " ".join((each.typed, *each.values))
-        settings[SECRETS.get(each.key, each.key)] = Setting(shown, _value(each, base))
+        key, value = SECRETS.get(each.key, each.key), _value(each, base)
+        if key in settings and _adds_up(each) and settings[key].value != value:
+            shown, value = f"{settings[key].shown} {shown}", settings[key].value + value
+        settings[key] = Setting(shown, value)
     return settings
 
 

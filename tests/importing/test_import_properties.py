@@ -50,6 +50,7 @@ OPTIONS = st.sampled_from(
             "--api-key ${env.API_KEY}",
             "--chat-template-kwargs '{\"a\": 1}'",
         ),
+        *("--dry-sequence-breaker a", "--dry-sequence-breaker b", "--logit-bias 15+1", "--logit-bias 16-1", "--lora c"),
         *("${shared}", "--bogus", "-ctk q8_0", "--samplers 'top_k;top_p'", "--host ::1", "--port 8080"),
     ]
 )
@@ -61,6 +62,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "name": TEXT.map(lambda text: text.replace("$", "")),
     "description": st.sampled_from(["", "${MODEL_ID}", "on ${PORT}", "${env.ODD}", "# no comment", "'''"]),
     "unlisted": st.booleans(),
+    "aliases": st.just(["${MODEL_ID}-2", "${MODEL_ID}:x"]),
     "concurrencyLimit": st.integers(0, 20),
     "sendLoadingState": st.booleans(),
     "unloadTimeout": st.integers(0, 40),
@@ -124,7 +126,7 @@ def known(wheel_binary: Path) -> Callable[[], Catalogue]:
 
 
 @given(files())
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_an_import_says_what_its_source_says(known: Callable[[], Catalogue], file: dict[str, Any]) -> None:
     """Nothing is lost without a note, and every command is the same."""
     text, catalogue = yaml.safe_dump(file, allow_unicode=True), known()
@@ -153,7 +155,7 @@ def is_same(config: Config, made: Config, name: str, catalogue: Catalogue) -> bo
 
 
 @given(files(), st.lists(st.tuples(st.integers(0, 60), TEXT), max_size=8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_comments_anywhere_are_found_and_kept(file: dict[str, Any], notes: list[tuple[int, str]]) -> None:
     """A line of comment put between any two lines of the file's structure is on the page."""
     lines = yaml.safe_dump(file, allow_unicode=True, width=10_000).splitlines()
