@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import anthropic
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 HELLO = [{"role": "user", "content": "hello"}]
 DEMO = ROOT / "models" / "gemma-3-270m-q4_k_m.gguf"
 MODELS = ("chat", "helper", "text", "responses", "messages", "queue", "other", "early", "quiet")
-FAILING = ("chat", "text", "responses", "messages")
+FAILING = ("chat", "text", "responses", "raw", "messages")
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +172,18 @@ def test_a_failing_response_raises(service: RunningService, client: openai.OpenA
     open_gate(service, "broken-responses")
     with pytest.raises(openai.APIError, match="broken-responses could not start"):
         list(stream)
+
+
+def test_a_failing_response_is_an_event_of_its_api(service: RunningService) -> None:
+    """For clients other than the library: its type says so, and it has the next number."""
+    body = {"model": "broken-raw", "input": "hello", "stream": True}
+    with service.http as http, http.stream("POST", "/v1/responses", json=body) as response:
+        lines = response.iter_lines()
+        assert next(lines) == "event: response.created"
+        open_gate(service, "broken-raw")
+        events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert (events[-1]["type"], events[-1]["code"]) == ("error", events[-1]["error"]["code"])
 
 
 def test_a_failing_message_raises(service: RunningService, claude: anthropic.Anthropic) -> None:
