@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,7 +17,7 @@ from rich.text import Text
 from supervisor.record import own_log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from supervisor.config.problems import Problem
 
@@ -29,6 +31,8 @@ STATE_STYLES = {
     "cold": "dim",
 }
 ROWS_SHOWN = 50
+SMALL = 16_000_000
+"""Bytes; mapped files of less are not named."""
 
 console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 errors = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
@@ -78,7 +82,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None
     console.print(shown)
 
 
-def models_table(models: Sequence[Mapping[str, Any]]) -> None:
+def models_table(models: Sequence[Mapping[str, Any]], budget: Mapping[str, int] | None = None) -> None:
     """The models of a config: what they are, and whether their files are all right."""
     rows = [
         (
@@ -86,11 +90,13 @@ def models_table(models: Sequence[Mapping[str, Any]]) -> None:
             size(model["size_bytes"]),
             model["quantisation"] or "",
             str(model["context"] or ""),
+            _taken(model.get("memory")),
+            *_explained(model, budget),
             _files(model["problems"]),
         )
         for model in models[:ROWS_SHOWN]
     ]
-    table(("model", "size", "quantisation", "context", "files"), rows)
+    table(("model", "size", "quantisation", "context", "memory", "files"), rows)
     if len(models) > ROWS_SHOWN:
         console.print(f"… and {len(models) - ROWS_SHOWN} more; `llama-supervise check` shows all")
 
@@ -106,8 +112,51 @@ def processes_table(models: Sequence[Mapping[str, Any]]) -> None:
         ("model", "state", "pid", "memory", "requests", "waiting", "unload in", "tokens/s", "address"),
         [_process_row(model, model["process"] or {}) for model in models],
     )
+    memory_of([model for model in models if model["process"]])
     for model in models:
         warn(model["id"], model["warnings"])
+
+
+def memory_of(models: Sequence[Mapping[str, Any]], budget: Mapping[str, int] | None = None) -> None:
+    """On a terminal, below a table, where the numbers in its column `memory` come from; elsewhere the rows say it."""
+    for model in models if console.is_terminal else ():
+        for line in _memory_lines(model, budget):
+            console.print(Text(f"{model['id']}: {line}", "dim"))
+
+
+def _explained(model: Mapping[str, Any], budget: Mapping[str, int] | None = None) -> tuple[str, ...]:
+    """A cell more where no lines come below the table."""
+    return () if console.is_terminal else ("; ".join(_memory_lines(model, budget)),)
+
+
+def _memory_lines(model: Mapping[str, Any], budget: Mapping[str, int] | None) -> Iterator[str]:
+    """For each device that a model takes memory of: how much, of how much, and where the number comes from."""
+    memory = model.get("memory") or {"devices": {}}
+    for device, taken in memory["devices"].items():
+        parts = ", ".join(_parts([part for part in memory["parts"] if part["device"] == device]))
+        of = f" of {size(budget[device])}" if budget and device in budget else ""
+        word = "measured" if memory["source"] == "measured" else "estimated"
+        yield f"{size(taken)}{of} on {device}, {word}: {parts}"
+
+
+def _parts(parts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The parts of what is taken of one device; programs and libraries in one."""
+    small = [part for part in parts if part["label"] == "mapped" and part["bytes"] < SMALL]
+    for part in parts:
+        if part not in small:
+            yield " ".join(filter(None, (part["label"], Path(part["file"]).name, size(part["bytes"]))))
+    if small:
+        yield f"programs and libraries {size(sum(part['bytes'] for part in small))}"
+
+
+def _taken(memory: Mapping[str, Any] | None) -> str:
+    """On all devices; with a tilde what is not measured."""
+    if memory is None:
+        return ""
+    sign = "" if memory["source"] == "measured" else "~"
+    return " + ".join(
+        f"{sign}{size(taken)}{'' if device == 'host' else f' {device}'}" for device, taken in memory["devices"].items()
+    )
 
 
 def _process_row(model: Mapping[str, Any], process: Mapping[str, Any]) -> Sequence[str | Text]:
@@ -123,12 +172,13 @@ def _process_row(model: Mapping[str, Any], process: Mapping[str, Any]) -> Sequen
         model["id"],
         Text(state, STATE_STYLES.get(model["state"], "")),
         str(process.get("pid") or ""),
-        size(process.get("memory_bytes")),
+        _taken(model.get("memory")) or size(process.get("memory_bytes")),
         str(process.get("requests", "")),
         str(model["waiting"] or ""),
         "pinned" if model["pinned"] else duration(left) if left is not None else "",
         f"{speed:.1f}" if speed else "",
         process.get("endpoint") or "",
+        *_explained(model),
     )
 
 
@@ -152,6 +202,14 @@ def report(failure: Mapping[str, Any]) -> None:
             console.print(Text(title.replace("_", " "), "dim"))
             for line in failure[title]:
                 console.print(Text(f"  {line}"))
+
+
+def decisions(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What was decided, oldest first."""
+    console.print(Text("decisions", "dim"))
+    for row in rows:
+        at = time.strftime("%H:%M:%S", time.localtime(row["at"]))
+        console.print(Text.assemble(f"  {at} ", (f"{row['kind']:8} ", "bold"), row["reason"]))
 
 
 def problems_table(rows: Sequence[tuple[str, str, str]]) -> None:

@@ -15,6 +15,7 @@ import anyio
 import msgspec.json
 
 from supervisor import console, server
+from supervisor.api import memory_status
 from supervisor.api.fleet_status import fleet_status
 from supervisor.config.problems import ConfigInvalid
 from supervisor.doctor import bundle
@@ -61,17 +62,27 @@ def _is_loopback(host: str) -> bool:
 
 def check(config: Config, *, as_json: bool) -> int:
     """Everything that can be known without starting a model; 2 when something is wrong."""
-    inspections, tls = anyio.run(_inspect_all, config), _tls_problems(config)
+    launcher, tls = anyio.run(_inspect_all, config), _tls_problems(config)
+    inspections, ledger = launcher.inspections, launcher.ledger
+    devices = memory_status.devices(ledger.readings.read(), config.memory)
+    taken = {name: memory_status.footprint(ledger.footprint(name)) for name in inspections}
     if as_json:
         rows = {name: [_problem(problem) for problem in found.problems] for name, found in inspections.items()}
         warnings = {name: [asdict(warning) for warning in found.warnings] for name, found in inspections.items()}
         service = [{"message": message, "hint": hint} for _, message, hint in tls]
         odd = [asdict(problem) for problem in config.warnings]
-        shown = {"models": rows, "warnings": warnings, "server": service, "config": odd}
+        memory = {"devices": devices, "models": taken}
+        shown = {"models": rows, "warnings": warnings, "server": service, "config": odd, "memory": memory}
         sys.stdout.write(msgspec.json.encode(shown).decode() + "\n")
     else:
         console.odd(config.warnings)
-        console.models_table([_row(config, name, found) for name, found in inspections.items()])
+        budget = {device["id"]: device["budget_bytes"] for device in devices if device["budget_bytes"] is not None}
+        models = [{**_row(config, name, found), "memory": taken[name]} for name, found in inspections.items()]
+        console.models_table(models, budget)
+        console.memory_of(models[: console.ROWS_SHOWN], budget)
+        for name in (config.memory.budget if config.memory else {}).keys() - {device["id"] for device in devices}:
+            there = ", ".join(f"`{device['id']}`" for device in devices)
+            console.caution(f"memory.budget.{name}: no llama-server here lists such a device", f"there is {there}")
         for name, found in inspections.items():
             console.warn(f"models.{name}", [asdict(warning) for warning in found.warnings])
         problems = [
@@ -115,7 +126,7 @@ def command(config: Config, name: str) -> int:
 
 def doctor(config: Config | ConfigInvalid, sources: Sequence[Path], *, url: str, output: Path) -> int:
     """One file with all that helps somebody else to understand what is wrong here, and no secret."""
-    inspections = {} if isinstance(config, ConfigInvalid) else anyio.run(_inspect_all, config)
+    inspections = {} if isinstance(config, ConfigInvalid) else anyio.run(_inspect_all, config).inspections
     text = bundle(config, sources, inspections=inspections, url=url)
     if str(output) == "-":
         sys.stdout.write(text)
@@ -136,14 +147,14 @@ def launcher_of(config: Config) -> Launcher:
     """What builds the command lines of a config's models."""
     around = Surroundings(config.base, Path.home(), dict(os.environ), Path(tempfile.gettempdir()) / "llama-supervise")
     inspector = Inspector(around, cache_dir=server.cache_dir())
-    return Launcher(config, around, inspector=inspector, logs=Logs(0))
+    return Launcher(config, around, inspector=inspector, logs=Logs(0), cache_dir=server.cache_dir())
 
 
-async def _inspect_all(config: Config) -> dict[str, Inspection]:
+async def _inspect_all(config: Config) -> Launcher:
     launcher = launcher_of(config)
     for model in config.models.values():
         await launcher.check(model)
-    return launcher.inspections
+    return launcher
 
 
 async def _inspect_one(config: Config, name: str) -> tuple[Launcher, Inspection]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 TIMEOUT = 30.0
+MOST_DECISIONS = 10
 
 
 class Remote:
@@ -128,7 +129,7 @@ class Remote:
         return 0
 
     def why(self, name: str) -> int:
-        """The last failure of a model."""
+        """The last failure of a model, and what was decided about it."""
         model = self._id(name)
         status = self._get("/status") if model else None
         if model is None or status is None:
@@ -142,6 +143,9 @@ class Remote:
             console.report(failure)
             if not failure["current"]:
                 console.console.print("It has started since.")
+        decisions = [each for each in status["decisions"] if model in {each["model"], *each["others"]}]
+        if decisions and not self._as_json:
+            console.decisions(decisions[-MOST_DECISIONS:])
         return 0
 
     def _id(self, name: str) -> str | None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from supervisor.config.values import Config
+    from supervisor.runtime.readings import Readings
 
 logger = logging.getLogger("supervisor.server")
 
@@ -173,13 +174,15 @@ async def _serve(config: Config, listener: socket.socket, on_listening: Callable
 
 
 @contextlib.asynccontextmanager
-async def running_service(config: Config, peers: Peers | None = None) -> AsyncIterator[Service]:
-    """Everything but the HTTP server; on leaving, all children are gone."""
+async def running_service(
+    config: Config, peers: Peers | None = None, *, readings: Readings | None = None
+) -> AsyncIterator[Service]:
+    """Everything but the HTTP server; on leaving, all children are gone. `readings` are of this machine by default."""
     peers = peers or Peers(config)
     with _private_dir() as private_dir, _logs(config) as logs:
         around = Surroundings(config.base, Path.home(), dict(os.environ), private_dir)
         inspector = Inspector(around, cache_dir=cache_dir())
-        launcher = Launcher(config, around, inspector=inspector, logs=logs, cache_dir=cache_dir())
+        launcher = Launcher(config, around, inspector=inspector, logs=logs, cache_dir=cache_dir(), readings=readings)
         bus = Bus()
         async with Pool(config, launcher) as pool:
             yield Service(

@@ -39,8 +39,14 @@ PURE = (
     "llama/protocol",
     "llama/causes",
     "llama/diagnosis",
+    "llama/devices",
+    "llama/estimate",
     "llama/fit",
     "llama/flags",
+    "llama/gguf_weights",
+    "llama/gguf_facts",
+    "llama/kv_cache",
+    "llama/offloading",
     "llama/load_mode",
     "proxy/loading_state",
 )
@@ -55,6 +61,7 @@ DOORS = {
         "config/",
         "llama/help_cache",
         "runtime/fits",
+        "runtime/footprints",
         "proxy/",
         "api/",
         "local_commands",
@@ -63,13 +70,14 @@ DOORS = {
     ),
     "anyio": (
         *("llama/preflight", "llama/help_cache", "llama/trial", "runtime/", "proxy/"),
-        *("server", "local_commands", "import_command"),
+        *("server", "local_commands", "import_command", "api/routes"),
     ),
     "httptools": ("proxy/front", "proxy/upstream"),
     "websockets": ("proxy/websocket",),
     "starlette": ("proxy/", "api/", "app"),
     "uvicorn": ("server", "proxy/front"),
     "httpx": ("runtime/health", "service_client", "remote_commands", "doctor"),
+    "pynvml": ("runtime/nvml",),
     "rich": ("console", "remote_commands"),
 }
 STANDARD_DOORS = {"tomllib"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import anyio.to_thread
 import msgspec.json
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -110,7 +111,9 @@ class Api:
 
     async def status(self, request: Request) -> Response:
         self._require(request)
-        return Json(fleet_status(self._service))
+        # In a thread, for a driver may take its time.
+        reading = await anyio.to_thread.run_sync(self._service.launcher.ledger.readings.read)
+        return Json(fleet_status(self._service, reading))
 
     async def load(self, request: Request) -> Response:
         """Start loading; with `"wait": true`, answer when the model is ready or with the reason why it is not.

@@ -6,6 +6,7 @@ field in `values`, or is turned into it by `toml`.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from supervisor.config import quantities
@@ -35,10 +36,12 @@ from supervisor.config.kinds import (
 from supervisor.config.options import OPTIONS, SAMPLING
 from supervisor.config.patterns import pattern
 from supervisor.config.problems import Mismatch
-from supervisor.config.values import STATIC_ASSETS, Management, Strategy, Transport
+from supervisor.config.values import STATIC_ASSETS, Management, Spread, Strategy, Transport
 
 if TYPE_CHECKING:
     from supervisor.config.place import Place
+
+_DEVICE = re.compile(r"host|[A-Za-z]+[0-9]+(?:@.+)?")
 
 
 def _name(place: Place) -> str:
@@ -101,6 +104,14 @@ def _pin(value: object) -> str | None:
     raise Mismatch('the name of a model, or "" for none')
 
 
+def _device(place: Place) -> str:
+    """`host`, or a name as `llama-server --list-devices` prints it."""
+    name = str(place.key)
+    if not _DEVICE.fullmatch(name):
+        raise Mismatch('"host", or a device as `llama-server --list-devices` names it, such as "CUDA0"')
+    return name
+
+
 DURATION = of(quantities.duration, {"$ref": "#/$defs/duration"})
 POSITIVE_DURATION = of(quantities.positive_duration, {"$ref": "#/$defs/duration"})
 LIFETIME = of(quantities.lifetime, {"anyOf": [{"$ref": "#/$defs/duration"}, {"const": "never"}]})
@@ -146,9 +157,14 @@ CAPABILITIES = {
 SERVER = {
     "listen": Key(LISTEN, "Where to listen, as HOST:PORT; `:8080` is every interface.", "127.0.0.1:8080"),
     "default_model": Key(FILLED, "The model of a request that names none; not needed where there is only one."),
-    "max_loaded": Key(integer(1), "Models that may be in memory at the same time.", 1),
+    "max_loaded": Key(integer(1), "Models that may be in memory at the same time; without it as many as fit."),
     "max_queue": Key(integer(0), "Requests that may wait; the next one is told to come back later.", 1000),
-    "max_wait": Key(DURATION, "How long later requests may overtake a waiting one.", "1m"),
+    "max_wait": Key(DURATION, "How long later requests may overtake a waiting one.", "30s"),
+    "min_residency": Key(
+        DURATION, "How long a busy model may go on taking requests before it makes room; without it as its load took."
+    ),
+    "preload": Key(list_of(FILLED), "Models to load at the start, one after the other."),
+    "on_idle": Key(FILLED, "The model to have loaded when nothing was asked for in a while; its `ttl` is not for it."),
     "drain_timeout": Key(DURATION, "How long an unload waits for requests in flight before it cuts them.", "30s"),
     "stop_timeout": Key(DURATION, "How long a server run by `cmd` gets to leave before it is killed.", "10s"),
     "comment_after": Key(
@@ -200,6 +216,9 @@ MODEL = {
     "capabilities": Key(record(CAPABILITIES), "What it can do, shown where models are listed."),
     "ttl": Key(LIFETIME, "Unload the model when it was idle for so long.", "never"),
     "pinned": Key(BOOLEAN, "Never unload it to make room for another model.", False),
+    "priority": Key(
+        integer(-1000), "Its requests go before those for models with less, for `max_wait` at most; 0 without it."
+    ),
     "fit_cache": Key(BOOLEAN, "Leave `--fit` out where an earlier start shows that it changes nothing.", True),
     "prefetch": Key(BOOLEAN, "Read the model's files into the page cache ahead of its start.", True),
     "concurrency": Key(integer(1), "Requests sent to it at a time; without it llama-server queues by itself."),
@@ -274,6 +293,36 @@ SELECTOR = {
     "metadata": Key(table_of(JSON), "Anything you like, passed on where models are listed."),
 }
 
+MEMORY = {
+    "reserve": Key(SIZE, "How much is left alone of each device that has no budget.", "1GiB"),
+    "spread": Key(
+        one_of({each.value: each for each in Spread}),
+        "Which of several GPUs a model goes to: the one that it fills best (pack), or the emptiest (spread).",
+        "pack",
+    ),
+    "budget": Key(
+        table_of(SIZE, _device), "The most that all models together may take of a device: `host`, `CUDA0`, `Vulkan0`, …"
+    ),
+}
+
+GROUP = {
+    "members": Key(list_of(FILLED), "Its models."),
+    "swap": Key(BOOLEAN, "Loading one of them unloads the others.", True),
+    "exclusive": Key(BOOLEAN, "Loading one of them unloads the models of other groups.", True),
+    "persistent": Key(BOOLEAN, "Other groups leave them loaded.", False),
+}
+
+MATRIX = {
+    "sets": Key(
+        table_of(FILLED),
+        'Models that may be loaded together, as expressions such as "llm & (tts | whisper)"; `+NAME` is another set.',
+    ),
+    "vars": Key(table_of(FILLED), "Short names for models, to be used in sets."),
+    "evict_costs": Key(
+        table_of(integer(1)), "What unloading a model costs compared with others; 1 where nothing is said."
+    ),
+}
+
 PROFILE = {
     "description": Key(STRING, "When to use it."),
     "pins": Key(
@@ -287,6 +336,7 @@ OFFERED = {name: {"description": description, **OPTION.json} for name, descripti
 FILE = record(
     {
         "server": Key(record(SERVER), "The service itself."),
+        "memory": Key(record(MEMORY), "How much memory models may take."),
         "defaults": Key(offering(record(DEFAULTS, OPTION), OFFERED), "What holds for every model that says no other."),
         "models": Key(
             table_of(offering(record(MODEL, OPTION), OFFERED), _name_in_key),
@@ -298,6 +348,10 @@ FILE = record(
         "selectors": Key(
             table_of(requiring(record(SELECTOR), "strategy", "targets")), "Names that stand for one of several models."
         ),
+        "groups": Key(
+            table_of(record(GROUP)), "Models that are swapped together; the others are a group of their own."
+        ),
+        "matrix": Key(record(MATRIX), "Sets of models that may be loaded together, in place of groups."),
         "profiles": Key(
             table_of(requiring(record(PROFILE), "pins")), "Other meanings of names, one profile of which may be active."
         ),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from supervisor.config import names
 from supervisor.config.filters import filters, merged, request_fields
 from supervisor.config.place import CONTROL, Place, Sheet
+from supervisor.config.policies import groups, matrix
 from supervisor.config.problems import SHOWN_LENGTH, ConfigInvalid, Problem, nearest
 from supervisor.config.quantities import Address
 from supervisor.config.schema import FILE
@@ -21,6 +22,7 @@ from supervisor.config.values import (
     Capabilities,
     Config,
     Filters,
+    Memory,
     Model,
     Peer,
     Profile,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from supervisor.config.routing import Groups, Matrix
     from supervisor.config.values import Json, Option
 
 T = TypeVar("T")
@@ -107,6 +110,21 @@ def _check(root: Place, file: Fields) -> None:
     default = _table(file, "server").get("default_model")
     if isinstance(default, str) and default not in root.sheet.names:
         _refuse_default(root.child("server").child("default_model"), root.sheet.names)
+    _check_loaded(server, _table(file, "server"), _table(file, "models"))
+    if "groups" in file and "matrix" in file:
+        root.child("matrix").refuse("either groups or a matrix", found="both")
+
+
+def _check_loaded(server: Place, fields: Fields, models: Fields) -> None:
+    """What is loaded without being asked for is named by its id."""
+    preload = cast("tuple[str, ...]", fields.get("preload", ()))
+    named = [(server.at("preload", index), name) for index, name in enumerate(preload)]
+    if "on_idle" in fields:
+        named.append((server.at("on_idle"), str(fields["on_idle"])))
+    for place, name in named:
+        if name not in models:
+            meant = nearest(name, models)
+            place.refuse("the name of a model", f"did you mean `{meant}`?" if meant else "", found=name)
 
 
 def _check_cmd(model: Place, fields: Fields) -> None:
@@ -133,14 +151,21 @@ def _refuse_default(place: Place, names: Mapping[str, Place]) -> None:
 
 def _config(root: Place, file: Fields, base: Path) -> Config:
     defaults, models = _table(file, "defaults"), {}
+    priorities: dict[str, int] = {}
     for name, each in _tables(file, "models"):
         by_name = root.at("models", name, "set_params_by_name")
         own = cast("tuple[str, ...]", each.get("aliases", ()))
         further = names.automatic_aliases(by_name, name, own, _table(each, "set_params_by_name"))
-        models[name] = _model(name, {**_under(defaults, each), "aliases": own + further})
+        fields = _under(defaults, each)
+        if priority := cast("int", fields.pop("priority", 0)):
+            priorities[name] = priority
+        models[name] = _model(name, {**fields, "aliases": own + further})
     return Config(
         base=base,
         server=_server(_table(file, "server")),
+        memory=_made(Memory, _table(file, "memory")),
+        routing=_routing(root, file, models),
+        priorities=priorities,
         models=models,
         peers={name: _peer(each) for name, each in _tables(file, "peers")},
         selectors={
@@ -150,6 +175,12 @@ def _config(root: Place, file: Fields, base: Path) -> Config:
         },
         profiles={name: _made(Profile, {"pins": {}, **each}) for name, each in _tables(file, "profiles")},
     )
+
+
+def _routing(root: Place, file: Fields, models: Mapping[str, Model]) -> Groups | Matrix | None:
+    if "matrix" in file:
+        return matrix(root.child("matrix"), _table(file, "matrix"), models)
+    return groups(root.child("groups"), dict(_tables(file, "groups")), models) if "groups" in file else None
 
 
 def _server(fields: Fields) -> Server:

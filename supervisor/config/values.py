@@ -47,6 +47,15 @@ class Overload(Enum):
     """It is answered 429; those that wait for a load count too."""
 
 
+class Spread(Enum):
+    """Which of several GPUs a model goes to."""
+
+    PACK = "pack"
+    """The one that it fills best, so that a large one stays empty for a large model."""
+    SPREAD = "spread"
+    """The emptiest."""
+
+
 class Console(Enum):
     """Whose log goes to our own output."""
 
@@ -232,6 +241,17 @@ class Performance:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """The `[memory]` table: how much of each device all models together may take."""
+
+    reserve: int = 1024**3
+    """Bytes left alone of every device that has no budget."""
+    budget: Mapping[str, int] = field(default_factory=dict)
+    """Bytes by device: `host`, or the name llama-server has for a GPU."""
+    spread: Spread = Spread.PACK
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """The `[server]` table."""
 
@@ -239,11 +259,15 @@ class Server:
     """An address or a name; empty is every interface."""
     port: int = 8080
     default_model: str | None = None
-    max_loaded: int = 1
-    """Models that may be in memory at the same time."""
+    max_loaded: int | None = None
+    """Models that may be in memory at the same time; None: as many as fit."""
+    min_residency: float | None = None
+    """Seconds that a busy model may go on taking requests before it makes room; None: as long as its load took."""
+    on_idle: str | None = None
+    """The model to have loaded when nothing is asked for."""
     max_queue: int = 1000
     """Requests that may wait; the next one is answered 429."""
-    max_wait: float = 60.0
+    max_wait: float = 30.0
     """Seconds for which later requests may overtake a waiting one."""
     drain_timeout: float = 30.0
     """Seconds an unload waits for requests in flight before it cuts them."""
@@ -296,6 +320,8 @@ class Config:
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     routing: Groups | Matrix | None = None
     """Which models may be loaded together, beside `max_loaded`; None: any."""
+    memory: Memory | None = None
+    """How memory decides who may run; None, as for every llama-swap file: it does not."""
     priorities: Mapping[str, int] = field(default_factory=dict)
     """Models whose requests go first, the highest number foremost; 0 for the others."""
     secrets: frozenset[str] = field(default=frozenset(), repr=False)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from supervisor.config.llama_swap.comments import comments_of
 from supervisor.config.llama_swap.document import ENV, document
 from supervisor.config.place import Sheet
+from supervisor.config.routing import Groups, Matrix
 from supervisor.config.values import Model, Overload, Server
 from supervisor.importing import sharing, tables
 from supervisor.importing.arguments import Keys, Unsayable, keys_of, shared_keys
@@ -55,6 +56,8 @@ class _Import:
     def draft(self) -> Draft:
         self._note_variables()
         models = {name: self._table(name, model) for name, model in self._config.models.items()}
+        for name, priority in self._config.priorities.items():
+            models[name]["priority"] = priority
         defaults = {**self._shared(models), **sharing.hoist_lifetimes(models)}
         page = Page(
             sections=[
@@ -66,6 +69,7 @@ class _Import:
                     for kind, each in self._others().items()
                     for name, table in each.items()
                 ),
+                *self._routing(),
             ]
         )
         self._note_rest()
@@ -196,7 +200,22 @@ class _Import:
     # The rest.
 
     def _server(self) -> Server:
-        return replace(self._config.server, max_loaded=Server().max_loaded)
+        """With one model at a time where no groups or sets say otherwise."""
+        return replace(self._config.server, max_loaded=None if self._routes() else 1)
+
+    def _routes(self) -> bool:
+        routing = self._config.routing
+        return isinstance(routing, Matrix) or (routing is not None and bool(tables.group_tables(routing)))
+
+    def _routing(self) -> list[Section]:
+        match self._config.routing:
+            case Groups() as routing:
+                named = tables.group_tables(routing).items()
+                return [Section.of(("groups", name), _written(table)) for name, table in named]
+            case Matrix() as routing:
+                return [Section.of(("matrix",), _written(tables.matrix_table(routing)))]
+            case None:
+                return []
 
     def _others(self) -> dict[str, dict[str, dict[str, object]]]:
         config = self._config

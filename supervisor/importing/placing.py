@@ -66,6 +66,18 @@ def _home(page: Page, comment: Comment, homes: Homes) -> tuple[Section | None, E
         case ("models" | "peers" | "selectors" | "profiles" as kind,):
             first = next((section for section in page.sections if section.path[0] == kind), None)
             return (None, None) if comment.is_below else (first, None)
+        case ("groups", name, *rest) | ("routing", "router", "settings", "groups", name, *rest):
+            section = page.section(("groups", name))
+            return section, section.entries.get(rest[0]) if section is not None and rest else None
+        case ("groups", *_) | ("routing", "router", "settings", "groups"):
+            return next((section for section in page.sections if section.path[0] == "groups"), None), None
+        case ("matrix", *_) | ("routing", "router", "settings", "matrix", *_):
+            return page.section(("matrix",)), None
+        case ("hooks", *_) if (server := page.section(("server",))) is not None:
+            return server, server.entries.get("preload")
+        case ("routing", "scheduler", "settings", "fifo", "priority", name):
+            section = page.section(("models", name))
+            return section, section.entries.get("priority") if section is not None else None
         case path:
             return _at_top(page, path)
 

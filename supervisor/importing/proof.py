@@ -45,7 +45,6 @@ _OF_THE_COMMAND = frozenset(
 """Fields of a model that are judged by the command they come to, or follow from what it is."""
 _ELSEWHERE = {
     "start_port": "`${PORT}` is any port that is free",
-    "preload": "models load on demand",
     "log_to_stdout": "our own log is all that is printed",
     **dict.fromkeys(("metadata", "filters", "filters_by_name"), "TOML has no null and no integers beyond 64 bits"),
 }
@@ -71,7 +70,7 @@ class Verdict:
 def lost(source: Config, made: Config) -> list[Note]:
     """Everything the source says, and the config that was made of it does not."""
     usual = reader.parse("models: {m: {cmd: 's ${PORT}'}}", base=Path(), environ={})
-    notes = [*_routing(source), *_fields(source.server, made.server, usual.server, "", {"max_loaded"})]
+    notes = [*_routing(source, made), *_fields(source.server, made.server, usual.server, "", {"max_loaded"})]
     if source.priorities != made.priorities:
         notes.append(Note("routing.scheduler.settings.fifo.priority", _NONE))
     for name, model in source.models.items():
@@ -82,12 +81,10 @@ def lost(source: Config, made: Config) -> list[Note]:
     return notes
 
 
-def _routing(source: Config) -> Iterator[Note]:
-    if isinstance(source.routing, Groups) and set(source.routing.groups) <= {DEFAULT_GROUP}:
-        return
-    if source.routing is not None:
-        kind = "groups" if isinstance(source.routing, Groups) else "matrix"
-        yield Note(kind, f"{_NONE}; one model is loaded at a time until `max_loaded` says more")
+def _routing(source: Config, made: Config) -> Iterator[Note]:
+    is_usual = isinstance(source.routing, Groups) and set(source.routing.groups) <= {DEFAULT_GROUP}
+    if source.routing != made.routing and not is_usual:
+        yield Note("groups" if isinstance(source.routing, Groups) else "matrix", "are not quite the same")
 
 
 def _model(name: str, before: Model, after: Model | None, usual: Model) -> Iterator[Note]:

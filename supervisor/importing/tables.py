@@ -9,17 +9,21 @@ import re
 import shlex
 from dataclasses import fields
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
+from supervisor.config.expressions import Either, Included, Single, Together
 from supervisor.config.kinds import LARGEST
-from supervisor.config.schema import CAPABILITIES, MODEL, PROFILE, SELECTOR, SERVER, TIMEOUTS
+from supervisor.config.routing import DEFAULT_GROUP, Group
+from supervisor.config.schema import CAPABILITIES, GROUP, MODEL, PROFILE, SELECTOR, SERVER, TIMEOUTS
 from supervisor.config.values import Capabilities, Filters, Model, Server, Timeouts
 from supervisor.importing.page import Raw
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from supervisor.config.expressions import Expression
     from supervisor.config.kinds import Key
+    from supervisor.config.routing import Groups, Matrix
     from supervisor.config.values import Peer, Profile, Selector
 
 Table = dict[str, object]
@@ -88,6 +92,37 @@ def profile_table(profile: Profile) -> Table:
     """`[profiles.NAME]`."""
     table = _stripped(_plain(profile, None, PROFILE), {})
     return {**table, "pins": {name: target or "" for name, target in profile.pins.items()}}
+
+
+def group_tables(routing: Groups) -> dict[str, Table]:
+    """`[groups.NAME]`, each."""
+    return {
+        name: {"members": list(group.members), **_plain(group, Group(()), GROUP, without={"members"})}
+        for name, group in routing.groups.items()
+        if name != DEFAULT_GROUP
+    }
+
+
+def matrix_table(routing: Matrix) -> Table:
+    """`[matrix]`, without short names."""
+    sets = {name: expression_text(each) for name, each in routing.sets.items()}
+    return {"sets": sets, **({"evict_costs": dict(routing.evict_costs)} if routing.evict_costs else {})}
+
+
+def expression_text(expression: Expression, *, inside: bool = False) -> str:
+    """An expression over models as one would write it."""
+    match expression:
+        case Single(model):
+            return model
+        case Included(name):
+            return f"+{name}"
+        case Together(parts):
+            return " & ".join(expression_text(part, inside=True) for part in parts)
+        case Either(parts):
+            text = " | ".join(expression_text(part) for part in parts)
+            return f"({text})" if inside else text
+        case _:
+            assert_never(expression)
 
 
 def lifetime(seconds: float | None) -> object:

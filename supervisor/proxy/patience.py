@@ -37,8 +37,9 @@ def news(pool: Pool, model: str) -> str:
         return f"loading {model} {live.child.progress.fraction:.0%}"
     if live is not None:
         return f"loading {model}"
-    ahead = pool.fleet.queue.wanted.keys() - {model}
-    return f"waiting for {model}, {len(ahead)} other models are wanted"
+    ahead = pool.fleet.queue.places.get(model, 0)
+    others = "next in line" if not ahead else f"{ahead} other model{'s' if ahead > 1 else ''} before it"
+    return f"waiting for {model}, {others}, {pool.expected_wait(model):.0f} s of loading at least"
 
 
 async def give_up(waiting: asyncio.Task[Lease]) -> None:

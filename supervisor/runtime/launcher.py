@@ -16,12 +16,15 @@ from supervisor.config.secrets import Redactor
 from supervisor.config.values import Transport
 from supervisor.llama.binary import is_llama_server
 from supervisor.llama.command import Command, llama_command, raw_command
+from supervisor.llama.devices import Hearsay
 from supervisor.llama.diagnosis import Diagnosis, End, diagnose, found, report
 from supervisor.llama.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
 from supervisor.runtime.address import taken_before, taken_meanwhile
 from supervisor.runtime.child import Child
 from supervisor.runtime.hearing import became_ready, listen, load_report
+from supervisor.runtime.ledger import Ledger
 from supervisor.runtime.ports import MARK
+from supervisor.runtime.readings import Machine
 from supervisor.runtime.stall import watch_for_stalls
 from supervisor.runtime.tuning import Tuner, Tuning
 from supervisor.runtime.warming import Warmer
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from supervisor.llama.preflight import Fingerprint, Inspection, Inspector
     from supervisor.runtime.live import LiveRun
     from supervisor.runtime.logs import Logs
+    from supervisor.runtime.readings import Readings
 
 logger = logging.getLogger("supervisor.launcher")
 
@@ -54,8 +58,9 @@ class Launcher:
         inspector: Inspector,
         logs: Logs,
         cache_dir: Path | None = None,
+        readings: Readings | None = None,
     ) -> None:
-        """What starts teach is kept in `cache_dir`, if there is one."""
+        """What starts teach is kept in `cache_dir`, if there is one; `readings` are of this machine by default."""
         self.inspections: dict[str, Inspection] = {}
         """What the last look at each model found."""
         self.logs = logs
@@ -63,6 +68,8 @@ class Launcher:
         self._around = around
         self._inspector = inspector
         self._redact = Redactor.of(config)
+        self.ledger = Ledger(inspector, readings=readings or Machine(), cache_dir=cache_dir)
+        """What each model takes of every device."""
         self._tuner = Tuner(inspector, cache_dir)
         self._warmer = Warmer(inspector)
         self._running: dict[int, LiveRun] = {}
@@ -70,7 +77,9 @@ class Launcher:
 
     async def check(self, model: Model) -> Failure | None:
         """What is wrong with this model, as far as can be known without loading it."""
-        return self._noted(model, await self._inspector.examine(model))
+        inspection = await self._inspector.examine(model)
+        await self.ledger.look(model, inspection)
+        return self._noted(model, inspection)
 
     def fingerprint(self, model: Model) -> Fingerprint:
         """Changes when the binary or a file of this model changes."""
@@ -102,12 +111,12 @@ class Launcher:
         self, live: LiveRun, inspection: Inspection, on_ready: Callable[[], None]
     ) -> tuple[Command, End]:
         """A start; another without our shortcut if that failed, and others if it failed without a word."""
-        tuning = await self._tuning(live.model, inspection)
+        tuning = await self._tuning(live, inspection)
         command, end = await self._attempt(live, inspection, tuning, on_ready)
         if tuning.skips_fit and end.phase == "loading" and end.gave_up is None:
             logger.info("%s did not start with `--fit off` as it did before; trying without", live.model.id)
             self._tuner.forget(tuning)
-            tuning = await self._tuning(live.model, inspection)
+            tuning = await self._tuning(live, inspection)
             command, end = await self._attempt(live, inspection, tuning, on_ready)
         for _ in range(MUTE_RETRIES):
             if not end.is_mute or (live.model.cmd and not command.speaks_protocol):
@@ -116,12 +125,19 @@ class Launcher:
             command, end = await self._attempt(live, inspection, tuning, on_ready)
         return command, end
 
-    async def _tuning(self, model: Model, inspection: Inspection) -> Tuning:
+    async def _tuning(self, live: LiveRun, inspection: Inspection) -> Tuning:
         """What we add to a start; nothing to a command that somebody has written himself."""
+        model = live.model
         if model.cmd:
             return Tuning()
         beside = [other.model for other in self._running.values()]
-        return await self._tuner.tuning(model, inspection, beside=beside)
+        is_new = not self.ledger.is_measured(model.id)
+        tuning = await self._tuner.tuning(model, inspection, beside=beside, is_new=is_new)
+        if not live.devices:
+            return tuning
+        device = ",".join(await self.ledger.own_names(model, inspection, live.devices))
+        key = tuning.key and f"{tuning.key}@{device}"
+        return replace(tuning, options={**tuning.options, "device": device}, key=key)
 
     async def _attempt(
         self, live: LiveRun, inspection: Inspection, tuning: Tuning, on_ready: Callable[[], None]
@@ -140,11 +156,12 @@ class Launcher:
             is_ready.set()
 
         self._running[live.id] = live
-        live.was_left_alone = False
+        live.was_left_alone, live.heard = False, Hearsay()
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(watch_for_stalls, live)
                 tasks.start_soon(self._learn, live, tuning, inspection.binary, is_ready)
+                tasks.start_soon(self.ledger.follow, live, inspection, is_ready)
                 end = await self._run_child(live, command, ready)
                 tasks.cancel_scope.cancel()
             return command, end

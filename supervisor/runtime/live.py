@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from supervisor.fleet.books import usual_gap
+from supervisor.fleet.values import Count
+from supervisor.llama.devices import Hearsay
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -32,9 +36,12 @@ class LiveRun:
         "_on_end",
         "awaited",
         "child",
+        "devices",
         "endpoint",
         "failure",
+        "gap",
         "gone",
+        "heard",
         "heard_at",
         "id",
         "is_cut_by_shutdown",
@@ -49,15 +56,20 @@ class LiveRun:
         "used_at",
         "warnings",
         "was_left_alone",
+        "was_visited",
     )
 
     def __init__(self, run: Run) -> None:
         self.id = run.id
         self.model = run.model
+        self.devices = run.devices
+        """Where its child is to go; empty: it is not told."""
         self.slots = run.model.concurrency
         self.leases = run.leases
         self.started_at = run.started_at
         self.used_at = run.used_at
+        self.gap = run.gap
+        """Seconds between two visits, as a moving average; None before the second."""
         self.awaited = 0
         """Answers the child owes; a websocket may stay silent for as long as it likes."""
         self.heard_at = run.used_at
@@ -72,6 +84,9 @@ class LiveRun:
         """What the phases of its start cost."""
         self.was_left_alone = False
         """Whether fitting, where the child tells, has changed nothing on its devices."""
+        self.heard = Hearsay()
+        """What the child has said of its memory while it loaded."""
+        self.was_visited = False
         self.warnings: dict[str, ModelWarning] = {}
         """What runs otherwise than it was meant to, by message."""
         self.failure: Failure | None = None
@@ -83,6 +98,16 @@ class LiveRun:
     @property
     def pid(self) -> int | None:
         return self.child.pid if self.child else None
+
+    def visit(self, now: float) -> None:
+        """It is used after another one was; its first visit is what it was started for."""
+        if self.was_visited:
+            self.gap = usual_gap(self.gap, now - self.used_at)
+        self.was_visited = True
+
+    def count(self) -> Count:
+        """What the planner has to know of its use."""
+        return Count(self.leases, self.used_at, self.gap)
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call this when the run is asked to leave, or has left by itself."""

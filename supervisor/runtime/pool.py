@@ -7,6 +7,7 @@ and nobody waits for it, leases are only counted here; the planner sees the exac
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Self, assert_never
 import anyio
 
 from supervisor.errors import ModelNotLoaded, SupervisorError
+from supervisor.fleet.decisions import Kind
+from supervisor.fleet.memory import Measured
 from supervisor.fleet.planner import decide, next_deadline
 from supervisor.fleet.values import (
     Abandoned,
@@ -26,6 +29,8 @@ from supervisor.fleet.values import (
     Exited,
     Fleet,
     Grant,
+    Load,
+    Look,
     Phase,
     Reason,
     Refuse,
@@ -33,15 +38,19 @@ from supervisor.fleet.values import (
     Requested,
     RunId,
     Spawn,
+    Tell,
     Terminate,
     Tick,
     Ticket,
     TicketId,
     UnloadAsked,
 )
+from supervisor.fleet.waiting import expected_wait
+from supervisor.record.decisions import Decisions
 from supervisor.runtime.checks import keep_checking
 from supervisor.runtime.lease import Lease
 from supervisor.runtime.live import LiveRun
+from supervisor.runtime.observer import observe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,11 +58,17 @@ if TYPE_CHECKING:
 
     from supervisor.config.values import Config, Model
     from supervisor.errors import Failure
+    from supervisor.fleet.decisions import Decision
+    from supervisor.fleet.memory import Footprint
     from supervisor.fleet.values import Action, Event
     from supervisor.llama.preflight import Fingerprint
+    from supervisor.record.decisions import Decided
     from supervisor.runtime.launcher import Launcher
 
 logger = logging.getLogger("supervisor.pool")
+
+QUIET = frozenset({Kind.WAITED, Kind.REFUSED})
+"""Decisions that a client hears of himself."""
 
 
 class Pool:
@@ -66,9 +81,14 @@ class Pool:
         """The last report of every model that ever failed, whatever happened to it since."""
         self.on_change: list[Callable[[], None]] = []
         """Called after a step in which a run came, went or changed its phase; must not raise."""
+        self.decisions = Decisions()
+        self.on_decision: list[Callable[[Decided], None]] = []
+        """Called with each decision; must not raise."""
         self._launcher = launcher
         self._clock = clock
         self._runs: dict[RunId, LiveRun] = {}
+        self._used: LiveRun | None = None
+        """The run that was used last: requests for one model in a row are one visit."""
         self._open: dict[str, LiveRun] = {}
         """Runs that may be leased without asking the planner, by model."""
         self._expected: str | None = None
@@ -85,6 +105,7 @@ class Pool:
 
     async def __aenter__(self) -> Self:
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._launcher.ledger.on_change.append(self._measured)
         models = tuple(self.config.models.values())
         self._tasks.start_soon(
             partial(keep_checking, models, self._launcher, tell=self._checked, done=self.checked.set)
@@ -118,8 +139,7 @@ class Pool:
         run = self._open.get(model)
         if run is None or (run.slots is not None and run.leases >= run.slots):
             return None
-        run.leases += 1
-        run.used_at = self._clock()
+        self._use(run)
         return Lease(run, self._release)
 
     def look(self, model: str) -> Lease:
@@ -136,6 +156,10 @@ class Pool:
     def is_open(self, model: str) -> bool:
         """Whether a lease on this model can be had without waiting for its start."""
         return model in self._open
+
+    def expected_wait(self, model: str) -> float:
+        """Seconds of loading until a request for this model would be let through, as far as can be told."""
+        return expected_wait(self.fleet, model, self._clock())
 
     def start_loading(self, model: str) -> None:
         """Load this model in the background, as if a request had come for it."""
@@ -180,7 +204,7 @@ class Pool:
     def _step(self, event: Event) -> None:
         now = self._clock()
         before = [(run.id, run.phase) for run in self.fleet.runs]
-        fleet = self.fleet.recounted({run.id: (run.leases, run.used_at) for run in self._runs.values()})
+        fleet = self.fleet.recounted({run.id: run.count() for run in self._runs.values()})
         self.fleet, actions = decide(fleet, event, now)
         logger.debug("%s -> %s -> %r", event, actions, self.fleet)
         for action in actions:
@@ -206,19 +230,39 @@ class Pool:
                 live.terminate(by_shutdown=self.fleet.closing)
             case Grant(ticket, run_id):
                 live = self._runs[run_id]
-                live.leases += 1
-                live.used_at = self._clock()
+                self._use(live)
                 self._gates.pop(ticket).set_result(live)
             case Refuse(ticket, error):
                 self._gates.pop(ticket).set_exception(error)
+            case Look():
+                pids = {run.id: run.pid for run in self._runs.values() if run.pid is not None}
+                self._tasks.start_soon(observe, self._launcher.ledger.readings, pids, self._step)
+            case Load(model):
+                self._tasks.start_soon(self._load_as_asked, model)
+            case Tell(decision):
+                self._note_decision(decision)
             case _:
                 assert_never(action)
+
+    def _use(self, run: LiveRun) -> None:
+        now = self._clock()
+        if self._used is not run:
+            run.visit(now)
+            self._used = run
+        run.leases += 1
+        run.used_at = now
+
+    def _note_decision(self, decision: Decision) -> None:
+        logger.log(logging.DEBUG if decision.kind in QUIET else logging.INFO, "%s", decision.reason)
+        decided = self.decisions.add(decision)
+        for callback in self.on_decision:
+            callback(decided)
 
     def _reopen(self, now: float) -> None:
         """Once somebody has waited for `max_wait`, only the planner lets others through; pinned runs give no room."""
         queue = self.fleet.queue
         waiting = queue.wanted
-        overdue = bool(queue) and now - queue[0].since > self.config.server.max_wait
+        overdue = bool(queue) and now >= queue[0].since + self.config.server.max_wait
         self._open = {
             run.model.id: self._runs[run.id]
             for run in self.fleet.runs
@@ -295,6 +339,11 @@ class Pool:
         except SupervisorError as exc:
             logger.warning("%s", exc)
 
+    async def _load_as_asked(self, model: str) -> None:
+        """As for a client: what has just failed is not tried again before its time."""
+        with contextlib.suppress(SupervisorError):  # it is logged where it happens
+            (await self.lease(model)).give_back()
+
     # Whom they wait for.
 
     async def _live(self, live: LiveRun) -> None:
@@ -329,6 +378,9 @@ class Pool:
         elif self._fingerprints.get(model.id) == self._launcher.fingerprint(model):
             return  # a start has failed for good meanwhile, and nothing has changed since
         self._step(Checked(model.id, failure))
+
+    def _measured(self, model: str, footprint: Footprint) -> None:
+        self._step(Measured(model, footprint))
 
     def _note(self, failure: Failure) -> None:
         self.reports[failure.model] = failure

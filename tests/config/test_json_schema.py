@@ -14,9 +14,12 @@ from supervisor.config import json_schema
 from supervisor.config.options import OPTIONS, SAMPLING
 from supervisor.config.place import Place, Sheet
 from supervisor.config.quantities import Address
+from supervisor.config.routing import Group
 from supervisor.config.schema import (
     CAPABILITIES,
     DEFAULTS,
+    GROUP,
+    MEMORY,
     MODEL,
     PEER,
     PROFILE,
@@ -28,6 +31,7 @@ from supervisor.config.schema import (
 from supervisor.config.values import (
     Capabilities,
     Filters,
+    Memory,
     Model,
     Peer,
     Profile,
@@ -39,7 +43,7 @@ from supervisor.config.values import (
 )
 
 LLAMA_SWAP_ONLY = {
-    *("log_time_format", "log_to_stdout", "start_port", "preload", "metrics_max_in_memory", "capture_buffer"),
+    *("log_time_format", "log_to_stdout", "start_port", "metrics_max_in_memory", "capture_buffer"),
     *("store", "session_id_headers", "performance"),
 }
 """Fields that models.toml has no keys for yet."""
@@ -105,13 +109,15 @@ def test_references_lead_somewhere_and_patterns_compile() -> None:
         (PEER, Peer, {"filters", "filters_by_name"}),
         (SELECTOR, Selector, set()),
         (PROFILE, Profile, set()),
+        (MEMORY, Memory, set()),
+        (GROUP, Group, set()),
         (TIMEOUTS, Timeouts, set()),
         (CAPABILITIES, Capabilities, set()),
     ],
 )
 def test_keys_and_fields_have_the_same_names(table: dict[str, Any], type_: type[Any], made_of_others: set[str]) -> None:
     """Every field can be written, and every key ends up in a field."""
-    turned = {"listen", "set_params", "set_params_by_name", "strip_params"} | (
+    turned = {"listen", "priority", "set_params", "set_params_by_name", "strip_params"} | (
         {"sampling"} if type_ is Variant else set()
     )
 
@@ -123,6 +129,7 @@ def test_keys_and_fields_have_the_same_names(table: dict[str, Any], type_: type[
     ("table", "value"),
     [
         (SERVER, Server()),
+        (MEMORY, Memory()),
         (MODEL, Model("x")),
         (VARIANT, Variant()),
         (TIMEOUTS, Timeouts()),

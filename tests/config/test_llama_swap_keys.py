@@ -22,7 +22,7 @@ from supervisor.config.values import (
 )
 from tests.config.swap_files import BASE, config, model, problems, text_of, warnings
 
-DEFAULTS = Server(host="", management=Management.PRIVATE, log_time_format="")
+DEFAULTS = Server(max_loaded=1, host="", management=Management.PRIVATE, log_time_format="")
 PLAIN = Model(
     "m",
     cmd=("serve", "5800"),

@@ -24,6 +24,7 @@ from supervisor.fleet.values import (
     BecameReady,
     Checked,
     Closing,
+    Count,
     Exited,
     Fleet,
     Grant,
@@ -34,6 +35,7 @@ from supervisor.fleet.values import (
     Run,
     RunId,
     Spawn,
+    Tell,
     Terminate,
     Tick,
     Ticket,
@@ -238,11 +240,14 @@ class World(RuleBasedStateMachine):
     # What the planner says, and whether it may.
 
     def recounted(self) -> Fleet:
-        return self.fleet.recounted({run: (child.leases, child.used_at) for run, child in self.children.items()})
+        return self.fleet.recounted(
+            {run: Count(child.leases, child.used_at, self.known(run).gap) for run, child in self.children.items()}
+        )
 
     def step(self, event: Event) -> None:
         before = self.recounted()
         self.fleet, actions = decide(before, event, self.now)
+        actions = tuple(action for action in actions if not isinstance(action, Tell))
         for action in actions:
             self.perform(action, event, before)
         self.check_order(before, event, actions)
@@ -265,6 +270,11 @@ class World(RuleBasedStateMachine):
                 self.children[run_id].used_at = self.now
             case Refuse(ticket, error):
                 self.check_refuse(self.answer(ticket), error, event, before)
+            case _:
+                self.note(action)
+
+    def note(self, action: Action) -> None:
+        raise AssertionError(f"nobody asked for {action}")
 
     def answer(self, ticket: TicketId) -> Ticket:
         """Exactly one answer per ticket, and none to who went away."""
@@ -344,7 +354,7 @@ class World(RuleBasedStateMachine):
 
     def in_order(self, tickets: Sequence[Ticket]) -> list[Ticket]:
         """Higher priorities first, in order of arrival among equals; who waits for longer than `max_wait` first."""
-        late = [ticket for ticket in tickets if self.now - ticket.since > MAX_WAIT]
+        late = [ticket for ticket in tickets if self.now - ticket.since >= MAX_WAIT]
         others = [ticket for ticket in tickets if ticket not in late]
         return [
             *sorted(late, key=lambda ticket: ticket.since),
@@ -353,18 +363,19 @@ class World(RuleBasedStateMachine):
 
     def is_in_the_way(self, run: Run, ticket: Ticket, before: Fleet) -> bool:
         """Whether it may not live beside this ticket's model, or there is no place to do so: then and now."""
-        if self.routing is None:
-            return not run.model.pinned
         for fleet in (before, self.fleet):
             house = frozenset(other.model.id for other in fleet.runs if not other.is_leaving)
-            has_room = len(fleet.runs) < fleet.config.server.max_loaded
+            has_room = self.has_room(fleet, ticket.model)
             excluded = run.model.id in evicted_by(self.routing, ticket.model, house | {run.model.id})
             if not excluded and (has_room or run.model.pinned):
                 return False
         return True
 
+    def has_room(self, fleet: Fleet, model: str) -> bool:
+        return len(fleet.runs) < fleet.config.server.max_loaded
+
     def is_overdue(self, ticket: Ticket, before: Fleet) -> bool:
-        return self.now - ticket.since > MAX_WAIT and self.waits_for_room(ticket, before)
+        return self.now - ticket.since >= MAX_WAIT and self.waits_for_room(ticket, before)
 
     def waits_for_room(self, ticket: Ticket, before: Fleet) -> bool:
         runs = [fleet.run_of(ticket.model) for fleet in (before, self.fleet)]
@@ -383,7 +394,7 @@ class World(RuleBasedStateMachine):
     @invariant()
     def memory(self) -> None:
         """Living children fit, and the planner knows each of them with the leases it really has."""
-        assert len(self.children) <= self.fleet.config.server.max_loaded
+        assert self.fleet.config.server.max_loaded is None or len(self.children) <= self.fleet.config.server.max_loaded
         assert self.fleet == self.recounted()
         assert {run.id for run in self.fleet.runs} == self.children.keys()
 

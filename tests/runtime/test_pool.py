@@ -40,6 +40,7 @@ class ScriptedLauncher:
         self.expected: str | None = None
         """The model whose files would be read ahead now."""
         self.files = 1
+        self.ledger = SimpleNamespace(on_change=[])
 
     async def check(self, model: Model) -> Failure | None:
         return None
@@ -74,7 +75,7 @@ class ScriptedLauncher:
 
 def config(*names: str, **server: object) -> Config:
     models = {name: Model(id=name) for name in names}
-    return Config(Path("/"), Server(**server), models)  # type: ignore[arg-type]
+    return Config(Path("/"), Server(**{"max_loaded": 1, "min_residency": 0.0, **server}), models)  # type: ignore[arg-type]
 
 
 @contextlib.asynccontextmanager
