@@ -247,7 +247,8 @@ def test_a_client_that_leaves_is_not_waited_for(service: RunningService) -> None
     """Its place in the queue goes with it."""
     body = {"model": "queue", "messages": HELLO, "stream": True}
     with service.http as http, http.stream("POST", "/v1/chat/completions", json=body) as response:
-        assert "loading queue" in next(response.iter_lines())
+        lines = response.iter_lines()  # whose end is that of the connection
+        assert "loading queue" in next(lines)
         assert service.model("queue")["waiting"] == 1
     eventually(lambda: service.model("queue")["waiting"] == 0)
 

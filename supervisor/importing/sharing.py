@@ -18,6 +18,9 @@ Tables = dict[str, dict[str, object]]
 OF_ANY = ("ttl", "unload_timeout", "load_timeout", "load_limit", "send_loading_state")
 """Keys that mean the same for every model, whatever it is started with."""
 
+HAS_DEFAULT = frozenset(OF_ANY) - {"unload_timeout"}
+"""Those of them of which a model can say that it has none, or the usual one."""
+
 
 def hoist_options(
     models: Tables, *, llama: Collection[str], shared: Mapping[str, Option], binary: bool
@@ -56,6 +59,8 @@ def hoist_lifetimes(models: Tables) -> dict[str, object]:
     for key in OF_ANY:
         counts = Counter(str(each[key]) for each in models.values() if key in each)
         if not counts or counts.most_common(1)[0][1] < max(2, len(models) // 2):
+            continue
+        if key not in HAS_DEFAULT and not all(key in each for each in models.values()):
             continue
         spelled = counts.most_common(1)[0][0]
         value = next(each[key] for each in models.values() if str(each.get(key)) == spelled)

@@ -23,6 +23,9 @@ LONGEST_HELD = 16 * 1024**2
 SILENCE = 5.0
 """Seconds without news after which the time that has passed is news."""
 
+AT_ONCE = 1.0
+"""Seconds in which a model that is next is expected to be loading."""
+
 Event = dict[str, Any]
 _END = re.compile(rb"\r?\n\r?\n")
 
@@ -57,6 +60,8 @@ class Narrator:
 
     def news(self, now: Situation, elapsed: float) -> str:
         """The next words, empty if there is nothing to say; `elapsed` are seconds since the request came."""
+        if self._last is None and now.ahead == 0 and elapsed < AT_ONCE:
+            return ""  # most often it is being started already
         text = self._change(now) or (f" {elapsed:.0f} s" if elapsed - self._said_at >= SILENCE else "")
         if text:
             self._said_at = elapsed
