@@ -107,8 +107,11 @@ def test_completions(service: RunningService, client: openai.OpenAI) -> None:
 def test_responses(service: RunningService, client: openai.OpenAI) -> None:
     """A summary of reasoning is the first item, the answer the second, in one response that can be sent back."""
     with client.responses.stream(model="responses", input="hello", max_output_tokens=5) as stream:
-        open_gate(service, "responses")
-        found = list(stream)
+        found = []
+        for event in stream:
+            found.append(event)
+            if event.type == "response.reasoning_summary_text.delta":
+                open_gate(service, "responses")
         final = stream.get_final_response()
 
     assert [event.sequence_number for event in found] == sorted({event.sequence_number for event in found})
@@ -130,8 +133,11 @@ def test_responses(service: RunningService, client: openai.OpenAI) -> None:
 def test_messages(service: RunningService, claude: anthropic.Anthropic) -> None:
     """A thought is the first block, the answer the second, in one message that can be sent back."""
     with claude.messages.stream(model="messages", messages=HELLO, max_tokens=5) as stream:  # type: ignore[arg-type]
-        open_gate(service, "messages")
-        kinds = [event.type for event in stream]
+        kinds = []
+        for event in stream:
+            kinds.append(event.type)
+            if event.type == "content_block_delta":
+                open_gate(service, "messages")
         final = stream.get_final_message()
 
     assert (kinds.count("message_start"), kinds.count("message_stop")) == (1, 1)

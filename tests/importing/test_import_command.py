@@ -264,7 +264,8 @@ def router(binary: Path, *arguments: str | Path) -> Iterator[httpx.Client]:
     assert process.stdout is not None
     try:
         url = next(line.split()[-1] for line in process.stdout if "http://127.0.0.1:" in line)
-        with httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as http:
+        once = httpx.Limits(max_keepalive_connections=0)  # it closes idle ones just when they are used
+        with httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False, limits=once) as http:
             yield http
     finally:
         process.send_signal(signal.SIGTERM)
