@@ -17,7 +17,21 @@ if TYPE_CHECKING:
     from supervisor.config.values import Config
     from supervisor.runtime.config_files import ConfigFiles
 
-COMMANDS = ("serve", "check", "command", "doctor", "ps", "load", "unload", "logs", "why", "plan", "health", "service")
+COMMANDS = (
+    "serve",
+    "check",
+    "command",
+    "doctor",
+    "import",
+    "ps",
+    "load",
+    "unload",
+    "logs",
+    "why",
+    "plan",
+    "health",
+    "service",
+)
 VALUED = {
     "-c",
     "--config",
@@ -108,6 +122,10 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument(
         "-o", "--output", type=Path, default=Path("llama-supervise-doctor.md"), metavar="FILE", help="`-` is stdout"
     )
+    moving = commands.add_parser("import", help="write models.toml for another tool's config")
+    moving.add_argument("file", type=Path, metavar="FILE", help="config.yaml, presets.ini or a folder of models")
+    moving.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to; by default it is printed")
+    moving.add_argument("--force", action="store_true", help="replace the file that is there")
     commands.add_parser("ps", parents=[talking], help="what every model does")
     _model(commands.add_parser("load", parents=[talking], help="load a model and wait until it is ready"))
     unload = commands.add_parser("unload", parents=[talking], help="unload a model, or all")
@@ -156,6 +174,10 @@ def _run(options: argparse.Namespace) -> int:
     if getattr(options, "log_format", None) == "json":
         set_up_logging("info", as_json=True)
     try:
+        if options.command == "import":
+            from supervisor import import_command
+
+            return import_command.run(options.file, output=options.output, force=options.force)
         if options.command in {"serve", "check", "command", "doctor"}:
             return _with_config(options)
         if options.command == "service":
@@ -168,7 +190,8 @@ def _run(options: argparse.Namespace) -> int:
     except ConfigInvalid as exc:
         for problem in exc.problems:
             complain(str(problem))
-        complain(f"`{exc.source or _config_path(options)}` cannot be used: {len(exc.problems)} problem(s)")
+        source = exc.source or getattr(options, "file", None) or _config_path(options)
+        complain(f"`{source}` cannot be used: {len(exc.problems)} problem(s)")
         return 2
 
 

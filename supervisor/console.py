@@ -258,6 +258,11 @@ def odd(problems: Iterable[Problem]) -> None:
         caution(str(replace(problem, hint="")), problem.hint)
 
 
+def tell(message: str) -> None:
+    """What a command has to say beside its output."""
+    errors.print(Text(message))
+
+
 def caution(message: str, hint: str = "") -> None:
     """A warning of a command; of a service whose log is for programs, a line of that."""
     if _speaks_json:

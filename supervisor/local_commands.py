@@ -157,21 +157,22 @@ def _greet_in_log(service: Service, url: str) -> None:
     logger.info("listening on %s", url, extra={"address": url})
 
 
-def _launcher(config: Config) -> Launcher:
+def launcher_of(config: Config) -> Launcher:
+    """What builds the command lines of a config's models."""
     around = Surroundings(config.base, Path.home(), dict(os.environ), Path(tempfile.gettempdir()) / "llama-supervise")
     inspector = Inspector(around, cache_dir=household.cache_dir())
     return Launcher(config, around, inspector=inspector, logs=Logs(0), cache_dir=household.cache_dir())
 
 
 async def _inspect_all(config: Config) -> Launcher:
-    launcher = _launcher(config)
+    launcher = launcher_of(config)
     for model in config.models.values():
         await launcher.check(model)
     return launcher
 
 
 async def _inspect_one(config: Config, name: str) -> tuple[Launcher, Inspection]:
-    launcher = _launcher(config)
+    launcher = launcher_of(config)
     await launcher.check(config.models[name])
     return launcher, launcher.inspections[name]
 

@@ -13,6 +13,7 @@ LEVELS = (
     {"errors"},
     {"config"},
     {"llama", "fleet"},
+    {"importing"},
     {"record"},
     {"runtime"},
     {"proxy", "api"},
@@ -23,6 +24,7 @@ LEVELS = (
     {"service_client", "service_unit", "health_command"},
     {"console", "doctor"},
     {"local_commands", "remote_commands", "service_commands"},
+    {"import_command"},
     {"cli"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -33,6 +35,7 @@ PURE = (
     "errors",
     "config",
     "fleet",
+    "importing",
     "llama/arguments",
     "llama/command",
     "llama/protocol",
@@ -51,14 +54,15 @@ PURE = (
     "record/metrics",
     "record/queries",
     "record/usage",
+    "proxy/loading_state",
 )
 IMPURE = ("config/loader",)
 IO = {"os", "io", "socket", "subprocess", "asyncio", "anyio", "threading", "time", "random", "shutil", "tempfile"}
 
 DOORS = {
     "tomllib": ("config/",),
-    "tomlkit": ("config/",),
-    "yaml": ("config/llama_swap/document",),
+    "tomlkit": ("config/", "importing/page"),
+    "yaml": ("config/llama_swap/document", "config/llama_swap/comments"),
     "msgspec": (
         "config/",
         "llama/help_cache",
@@ -82,6 +86,7 @@ DOORS = {
         "reloads",
         "server",
         "local_commands",
+        "import_command",
         "api/",
     ),
     "httptools": ("proxy/front", "proxy/upstream"),

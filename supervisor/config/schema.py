@@ -282,7 +282,9 @@ MODEL = {
     "timeouts": Key(record(TIMEOUTS), "How long the steps of a request to its server may take."),
     "hooks": Key(record(HOOKS), "Commands to run before and after its process lives, without a shell."),
     "ignore_websockets": Key(BOOLEAN, "Websockets neither start it nor keep it loaded.", False),
-    "send_loading_state": Key(BOOLEAN, "Tell a waiting chat stream as reasoning how loading goes.", False),
+    "send_loading_state": Key(
+        BOOLEAN, "Tell waiting streams how loading goes, where a model's reasoning is shown.", False
+    ),
     "stall_timeout": Key(
         LIFETIME,
         "How long it may owe an answer, send nothing and do no work before it is replaced; `cmd`: never.",

@@ -205,7 +205,7 @@ class Model:
     ignore_websockets: bool = False
     """Whether websockets neither start the model nor keep it loaded."""
     send_loading_state: bool = False
-    """Whether a waiting chat stream is told as reasoning how its model's load goes."""
+    """Whether waiting streams are told as reasoning how the model's load goes."""
     use_model_name: str | None = None
     """The `model` the server gets to see; None: the one the client sent."""
     filters: Filters = field(default_factory=Filters)

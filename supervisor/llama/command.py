@@ -56,7 +56,7 @@ PATHS = frozenset(
 LISTS = frozenset({"control-vector", "lora"})
 """Those of them that take several, with commas between; in any other a comma is part of the name."""
 
-_GIVES_A_MODEL = frozenset(
+GIVES_A_MODEL = frozenset(
     ("-m", "--model", "-mu", "--model-url", "-dr", "--docker-repo", "-hf", "-hfr", "--hf", "--hf-repo")
 )
 """A llama-server without any of these is a router, which says nothing on stdout."""
@@ -137,7 +137,7 @@ def raw_command(model: Model, around: Surroundings, *, port: int, program: Path 
     """
     argv = _words(model.cmd, around, port)
     endpoint = endpoint_of((model.proxy or _ON_LOOPBACK).replace("${PORT}", str(port)))
-    speaks_protocol = program is not None and not _GIVES_A_MODEL.isdisjoint(argv)
+    speaks_protocol = program is not None and not GIVES_A_MODEL.isdisjoint(argv)
     inherited = child_environment(around) if program else _inherited(around)
     mode = {protocol.SWITCH: "0"} if speaks_protocol else {}
     is_named = _HERE.fullmatch(endpoint.host) and _names(endpoint.port, (*argv, *model.env.values()))

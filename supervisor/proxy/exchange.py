@@ -16,7 +16,6 @@ import msgspec.json
 
 from supervisor.errors import InternalError, SupervisorError, UpstreamRefused, UpstreamUnreachable
 from supervisor.proxy.heads import is_event_stream, request_head, response_headers
-from supervisor.proxy.lines import WholeLines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from supervisor.proxy.backend import Backend
     from supervisor.proxy.client import Client
     from supervisor.proxy.heads import Forwarding, Headers
+    from supervisor.proxy.lines import WholeLines
+    from supervisor.proxy.loading_state import Joint, Telling
     from supervisor.proxy.upstream import Connection
 
 logger = logging.getLogger("supervisor.proxy")
@@ -49,6 +50,8 @@ class Call:
     streams: bool = False
     length: int | None = None
     """Of the whole body, where more of it is to come."""
+    telling: Telling | None = None
+    """In whose words its stream may be told how the model loads."""
 
     def head(self, forwarding: Forwarding, client: Client) -> bytes:
         """The bytes before the body."""
@@ -87,7 +90,7 @@ class Exchange:
         self._origin = backend.origin
         self._up = backend.upstream
         self._connection: Connection | None = None
-        self._lines: WholeLines | None = None
+        self._lines: WholeLines | Joint | None = None
         self._complaint: bytes | None = None
         """The backend's error, where the stream that should carry it has begun."""
         self._task: asyncio.Task[None] | None = None
@@ -157,7 +160,7 @@ class Exchange:
         if self._answer.is_stream and not is_stream:
             self._complaint = b""
             return
-        self._lines = WholeLines() if is_stream else None
+        self._lines = self._answer.lines() if is_stream else None
         if self._recording is not None:
             self._recording.head_came(headers, is_stream=is_stream)
         self._answer.begin(status, response_headers(status, headers, is_stream=is_stream), is_stream=is_stream)

@@ -22,6 +22,7 @@ from supervisor.proxy.heads import header
 from supervisor.proxy.parking import Parking
 from supervisor.proxy.patience import patient_lease
 from supervisor.proxy.routes import COMFYUI, COMFYUI_MODEL, ROUTES, UPSTREAM, Route, Source, dialect_of
+from supervisor.proxy.told_lease import told_lease
 
 if TYPE_CHECKING:
     from supervisor.config.values import Config
@@ -138,7 +139,9 @@ class Proxy:
         elif asked.source is Source.FORM and model.rename is not None:
             body = renamed_in_form(header(client.headers, b"content-type") or b"", body, model.rename)
         streams = chosen.streams and asked.wants_stream
-        return _call(client, _forwarded(chosen, client), body, model, wakes=chosen.wakes, streams=streams)
+        call = _call(client, _forwarded(chosen, client), body, model, wakes=chosen.wakes, streams=streams)
+        call.telling = chosen.telling if streams else None
+        return call
 
     def _picked(self, choice: Choice) -> Target:
         """The model that serves this request of a selector."""
@@ -183,8 +186,7 @@ class Proxy:
     async def _pass_on_later(self, call: Call, answer: Answer) -> None:
         parked = self._parking.park(call, answer.client)
         try:
-            model = call.model.model
-            lease = await (patient_lease(self._pool, model, answer) if call.streams else self._pool.lease(model))
+            lease = await self._lease(call, answer)
             if parked is not None:
                 parked.fetch(answer.fail)
             self._exchange(call, answer, lease)
@@ -198,6 +200,15 @@ class Proxy:
         finally:
             if parked is not None:
                 parked.leave()
+
+    async def _lease(self, call: Call, answer: Answer) -> Lease:
+        """A hold on the model, with the client told of a long wait in a way that suits it."""
+        model = call.model.model
+        if not call.streams:
+            return await self._pool.lease(model)
+        if call.telling is not None and self._pool.config.models[model].send_loading_state:
+            return await told_lease(self._pool, model, answer, call.telling)
+        return await patient_lease(self._pool, model, answer)
 
     def _exchange(self, call: Call, answer: Answer, lease: Lease) -> None:
         Exchange(call, answer, LocalBackend(lease, self._upstream(lease.run))).start()
