@@ -14,6 +14,7 @@ from supervisor.fleet.breaker import refusal
 from supervisor.fleet.constraints import evicted_by, may_start, outlook
 from supervisor.fleet.room import Room, best, limits, placements, takes
 from supervisor.fleet.values import (
+    PLACES,
     Action,
     Fleet,
     Grant,
@@ -99,8 +100,10 @@ def _hopeless(fleet: Fleet, now: float) -> Mapping[str, SupervisorError]:
     budget = limits(fleet, now, by_reading=False)
     pinned = [run for run in fleet.runs if run.model.pinned and not run.is_leaving]
     beside = Room(budget, (run.footprint for run in pinned))
-    errors = ((model, refusal(fleet, model, now) or _never_fits(fleet, model, beside, pinned, now)) for model in cold)
-    return {model: error for model, error in errors if error is not None}
+    errors: dict[str, SupervisorError | None] = {model: refusal(fleet, model, now) for model in cold}
+    for model in {*cold[:CLOSEST], cold[-1]}:  # the others were the last once
+        errors[model] = errors[model] or _never_fits(fleet, model, beside, pinned, now)
+    return {model: error for model, error in errors.items() if error is not None}
 
 
 def _never_fits(fleet: Fleet, name: str, beside: Room, pinned: Sequence[Run], now: float) -> SupervisorError | None:
@@ -288,9 +291,11 @@ def spawn(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     room = Room(within, (run.footprint for run in fleet.runs))
     actions: list[Action] = []
     runs = fleet.by_model()
-    for name in outlook(fleet).coming:
+    for name in outlook(fleet).coming[:CLOSEST]:
         if name in runs:
             continue  # still on its way out
+        if room.free(PLACES) == 0:
+            break
         model = fleet.config.models[name]
         options = placements(fleet, model, within)
         placed = best(fleet, room, options)
