@@ -39,7 +39,7 @@ def serve(config: Config, *, watch: bool = False) -> int:
     console.odd(config.warnings)
     if watch:
         console.caution("`--watch-config` does nothing yet: restart the service after a change of its config")
-    if not config.server.api_keys and not _is_loopback(config.server.host):
+    if not (config.server.api_keys or config.keys) and not _is_loopback(config.server.host):
         console.caution(f"without API keys, whoever reaches port {config.server.port} may use every model")
     try:
         server.run(config, on_listening=_greet)

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "supervisor"
 LEVELS = (
     {"errors"},
     {"config"},
-    {"llama", "fleet"},
+    {"llama", "fleet", "access"},
     {"record"},
     {"runtime"},
     {"proxy", "api"},
@@ -24,13 +24,16 @@ LEVELS = (
     {"cli"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
-SAME_LEVEL = {("api", "proxy"), ("proxy", "api"), ("llama", "fleet"), ("fleet", "llama")}
+SAME_LEVEL = {("api", "proxy"), ("proxy", "api"), ("llama", "fleet"), ("fleet", "llama")} | {
+    pair for other in ("llama", "fleet") for pair in (("access", other), (other, "access"))
+}
 """Siblings that must not know each other."""
 
 PURE = (
     "errors",
     "config",
     "fleet",
+    "access",
     "llama/arguments",
     "llama/command",
     "llama/protocol",
@@ -40,7 +43,7 @@ PURE = (
     "llama/flags",
     "llama/load_mode",
 )
-IMPURE = ("config/loader",)
+IMPURE = ("config/loader", "config/key_files")
 IO = {"os", "io", "socket", "subprocess", "asyncio", "anyio", "threading", "time", "random", "shutil", "tempfile"}
 
 DOORS = {

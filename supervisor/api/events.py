@@ -14,7 +14,7 @@ from supervisor.api.stream import Stream
 from supervisor.fleet.values import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Iterator
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -32,19 +32,17 @@ _STATES = {Phase.STARTING: "starting", Phase.READY: "ready", Phase.STOPPING: "st
 
 
 class Events:
-    """The endpoint, and what feeds it; `require` raises unless a request may watch."""
+    """The endpoint, and what feeds it."""
 
     def __init__(
         self,
         service: Service,
         bus: Bus,
-        require: Callable[[Request], None],
         *,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
         self._service = service
         self._bus = bus
-        self._require = require
         self._heartbeat_seconds = heartbeat_seconds
         self._models = [service.config.models[name] for name in sorted(service.config.models)]
         self._peers = list(_peers(service))
@@ -56,7 +54,6 @@ class Events:
 
     async def stream(self, request: Request) -> Response:
         """Everything as it is, then as it changes."""
-        self._require(request)
         return Stream(self._frames(), "text/event-stream")
 
     # What others tell.

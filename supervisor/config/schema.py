@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from supervisor.config import quantities
+from supervisor.config import access, quantities
+from supervisor.config.access import API_KEY
 from supervisor.config.filters import path
 from supervisor.config.kinds import (
     BOOLEAN,
@@ -89,12 +90,6 @@ def _path_of_url(value: object) -> str:
     raise Mismatch('a path such as "/health", or "none"')
 
 
-def _api_key(value: object) -> str:
-    if isinstance(value, str) and value and not any(character.isspace() for character in value):
-        return value
-    raise Mismatch("a key that is neither empty nor has spaces")
-
-
 def _pin(value: object) -> str | None:
     if isinstance(value, str):
         return value or None
@@ -117,7 +112,6 @@ SAMPLING_OPTIONS = offering(
 
 SETTINGS_BY_NAME = table_of(SETTINGS)
 URL = of(quantities.base_url, {"type": "string", "pattern": "^https?://|" + r"\$\{env:"})
-API_KEY = of(_api_key, {"type": "string", "pattern": r"^\S+$"})
 PATTERNS = list_of(of(pattern, {"type": "string", "format": "regex"}))
 MODALITIES = list_of(one_of({name: name for name in ("text", "audio", "image")}))
 
@@ -164,13 +158,17 @@ SERVER = {
     "log_level": Key(
         one_of({word: word for word in ("debug", "info", "warning", "error")}), "How much we log ourselves.", "info"
     ),
-    "api_keys": Key(list_of(API_KEY), "Keys of which a request must bring one; without this anyone may ask."),
+    "api_keys": Key(
+        list_of(API_KEY),
+        "Keys of which a request must bring one, good for everything; without these and `[keys.NAME]` anyone may ask.",
+    ),
     "ignore_paths": Key(
         PATTERNS, "Regular expressions of paths below /upstream/MODEL that never load the model.", [STATIC_ASSETS]
     ),
     "aliases_in_list": Key(BOOLEAN, "List aliases as entries of their own where models are listed.", False),
     "tls_cert_file": Key(FILLED, "The certificate to serve HTTPS with, in PEM."),
     "tls_key_file": Key(FILLED, "The key of that certificate, in PEM."),
+    **access.SERVER,
 }
 
 VARIANT = {
@@ -298,6 +296,9 @@ FILE = record(
         ),
         "profiles": Key(
             table_of(requiring(record(PROFILE), "pins")), "Other meanings of names, one profile of which may be active."
+        ),
+        "keys": Key(
+            table_of(record(access.KEY), access.key_name), "Keys of which a request must bring one, and what for."
         ),
     }
 )

@@ -90,7 +90,8 @@ def keys(config: Config) -> frozenset[str]:
     """Those that clients bring and that peers get, in a header or in their URL."""
     peers = config.peers.values()
     passwords = {word for peer in peers for word in _passwords(peer.proxy)}
-    return frozenset({*config.server.api_keys, *(peer.api_key or "" for peer in peers), *passwords}) - {""}
+    clients = (*config.server.api_keys, *(key.secret or "" for key in config.keys.values()))
+    return frozenset({*clients, *(peer.api_key or "" for peer in peers), *passwords}) - {""}
 
 
 def redacted_toml(text: str) -> str:

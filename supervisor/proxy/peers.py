@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from supervisor.access.keys import KeyRing
 from supervisor.llama.endpoint import endpoint_of
 from supervisor.proxy.backend import PeerBackend, base_path
 from supervisor.proxy.heads import Forwarding, Trail
@@ -18,7 +19,7 @@ class Peers:
 
     def __init__(self, config: Config) -> None:
         self._peers = config.peers
-        self._keys = frozenset(key.encode() for key in config.server.api_keys)
+        self._keys = KeyRing.of(config)
         self._backends: dict[str, PeerBackend] = {}
 
     def backend(self, peer: str) -> PeerBackend:
@@ -43,7 +44,7 @@ class Peers:
         return f"<Peers [{upstreams}]>"
 
 
-def _upstream(peer: Peer, keys: frozenset[bytes]) -> Upstream:
+def _upstream(peer: Peer, keys: KeyRing) -> Upstream:
     endpoint = endpoint_of(peer.proxy)
     forwarding = Forwarding(
         host=endpoint.authority.encode(),

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from supervisor.access.keys import KeyRing, require_model
 from supervisor.errors import InternalError, InvalidRequest, MethodNotAllowed, SupervisorError
 from supervisor.fleet.names import Choice, Target
 from supervisor.fleet.selectors import pick
@@ -22,6 +23,7 @@ from supervisor.proxy.patience import patient_lease
 from supervisor.proxy.routes import COMFYUI, COMFYUI_MODEL, ROUTES, UPSTREAM, Route, Source, dialect_of
 
 if TYPE_CHECKING:
+    from supervisor.config.clients import ClientKey
     from supervisor.fleet.names import Meaning, Names
     from supervisor.fleet.values import RunId
     from supervisor.proxy.client import Client
@@ -57,6 +59,7 @@ class Proxy:
         self._selected = 0
         """Requests made through selectors so far."""
         self._ignored = [re.compile(pattern) for pattern in pool.config.server.ignore_paths]
+        self._keys = KeyRing.of(pool.config)
         self._upstreams: dict[RunId, Upstream] = {}
 
     def serve(self, client: Client) -> None:
@@ -79,7 +82,10 @@ class Proxy:
             if client.path in ROUTES:
                 if kind_of(client) is not Source.FORM or ROUTES[client.path].of(client.method) is None:
                     return
-                meaning: Meaning = self._names.resolve(_model_in_form(client))
+                name = _model_in_form(client)
+                meaning: Meaning = self._names.resolve(name)
+                if isinstance(meaning, Target):
+                    require_target(client.key, meaning, name)
                 path = _forwarded(ROUTES[client.path], client)
             else:
                 meaning, path = self._addressed_model(client)
@@ -96,7 +102,7 @@ class Proxy:
             return self._routed(route, client)
         model, rest = self._addressed_model(client)
         if not rest:
-            raise Redirect(client.raw_path + b"/")
+            raise Redirect(client.prefix.encode() + client.raw_path + b"/")
         return _call(client, rest, client.take_body(), model, wakes=self._wakes(client, rest))
 
     def _routed(self, route: Route, client: Client) -> Call:
@@ -108,6 +114,8 @@ class Proxy:
         asked = asked_of(client, chosen.source, body)
         meaning = self._names.resolve(asked.model)
         model = meaning if isinstance(meaning, Target) else self._picked(meaning)
+        if client.key is not None:
+            require_target(client.key, model, asked.model)
         if asked.source is Source.JSON and (model.filters or model.rename is not None):
             body = filters.apply(model.filters, body, model=model.rename)
         elif asked.source is Source.FORM and model.rename is not None:
@@ -124,8 +132,11 @@ class Proxy:
     def _addressed_model(self, client: Client) -> tuple[Target, bytes]:
         """The model a path names, and the rest of that path as the client encoded it; raises `ModelNotFound`."""
         if client.path.startswith(COMFYUI):
-            return self._names.model(COMFYUI_MODEL), client.raw_path[len(COMFYUI) - 1 :]
-        return addressed_model(self._names, client.raw_path)
+            model, rest = self._names.model(COMFYUI_MODEL), client.raw_path[len(COMFYUI) - 1 :]
+        else:
+            model, rest = addressed_model(self._names, client.raw_path)
+        require_target(client.key, model)
+        return model, rest
 
     def _wakes(self, client: Client, rest: bytes) -> bool:
         """Whether a request may load its model: what a browser asks for by itself may not."""
@@ -168,8 +179,7 @@ class Proxy:
     def _upstream(self, run: LiveRun) -> Upstream:
         upstream = self._upstreams.get(run.id)
         if upstream is None:
-            keys = frozenset(key.encode() for key in self._pool.config.server.api_keys)
-            upstream = self._upstreams[run.id] = local_upstream(run, keys)
+            upstream = self._upstreams[run.id] = local_upstream(run, self._keys)
             run.on_end(lambda: self._upstreams.pop(run.id).close())
         return upstream
 
@@ -199,6 +209,14 @@ def answer_to(client: Client) -> Answer:
     route = ROUTES.get(client.path)
     dialect = route.dialect if route else dialect_of(client.path)
     return Answer(client, dialect, is_open_to_browsers=route is not None)
+
+
+def require_target(key: ClientKey | None, model: Target, asked: str | None = None) -> None:
+    """Raise `ModelForbidden` unless a key may use a model by the name it is asked for, or any other that it has."""
+    if model.selector is not None:
+        require_model(key, asked, model.selector)
+    else:
+        require_model(key, asked, model.name, model.whole_name)
 
 
 def addressed_model(names: Names, raw_path: bytes) -> tuple[Target, bytes]:

@@ -36,14 +36,16 @@ async def poll_until_healthy(
     patience: float,
     probe_seconds: float = FIRST_PROBE,
     heard: Callable[[int], None] = lambda _: None,
+    key: str | None = None,
 ) -> int:
     """Return 200 once `path` answers that, or, when it is `none`, once somebody accepts connections.
 
     A server that has answered `patience` seconds long that there is no such path will not change its mind: then that
-    status is returned. `heard` is told every answer, 0 for none.
+    status is returned. `heard` is told every answer, 0 for none. `key` is sent along.
     """
     pause, missing_since = FIRST_PAUSE, None
     async with await _client(endpoint) as client:
+        client.headers.update({"authorization": f"Bearer {key}"} if key is not None else {})
         while True:
             status = 0
             with anyio.move_on_after(probe_seconds) as scope:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import socket
 from dataclasses import replace
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("supervisor.launcher")
 
+KEY_BYTES = 32
+"""Of the key that closes a child's port to everybody but us."""
 MUTE_RETRIES = 3
 """How often a start that was refused without a word is tried again to hear the reason; 20 to 60 ms each."""
 
@@ -173,15 +176,23 @@ class Launcher:
                 catalogue=inspection.catalogue,
                 endpoint=self._endpoint(model, run),
                 added=added,
+                key=secrets.token_urlsafe(KEY_BYTES),
             )
-        return replace(command, redact=self._redact)
+        return replace(command, redact=self._redactor(command))
+
+    def _redactor(self, command: Command) -> Callable[[str], str]:
+        """Takes secrets out of a text, that of this child among them."""
+        if command.api_key is None:
+            return self._redact
+        return Redactor((*self._redact.values, command.api_key))
 
     def _raw_command(self, model: Model, run: int) -> Command:
         port = model.port or free_port()
         command = raw_command(model, self._around, port=port)
         program = _program(command)
         if is_llama_server(program):
-            command = raw_command(model, self._around, port=port, program=program)
+            key = secrets.token_urlsafe(KEY_BYTES)
+            command = raw_command(model, self._around, port=port, program=program, key=key)
         return replace(command, env={**command.env, MARK: f"{os.getpid()}.{run}"})
 
     def broken(self, live: LiveRun, exc: Exception) -> Failure:
@@ -200,7 +211,7 @@ class Launcher:
             load_timeout=model.load_timeout,
             load_limit=model.load_limit,
             stop_timeout=self._config.server.stop_timeout if model.unload_timeout is None else model.unload_timeout,
-            redact=self._redact,
+            redact=command.redact,
             log=self.logs.writer(model.id, live.id),
             on_line=lambda text: listen(live, text),
             on_ready=on_ready,

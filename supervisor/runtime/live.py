@@ -84,6 +84,11 @@ class LiveRun:
     def pid(self) -> int | None:
         return self.child.pid if self.child else None
 
+    @property
+    def api_key(self) -> str | None:
+        """What its server wants to be sent with each request; only we know it."""
+        return self.child.command.api_key if self.child else None
+
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call this when the run is asked to leave, or has left by itself."""
         self._on_end.append(callback)

@@ -522,7 +522,7 @@ def test_a_default_model_that_is_not_there() -> None:
         (
             "zzz = 1",
             "zzz: expected a key of this file, found `zzz`; hint: the keys are server, defaults, models, "
-            "peers, selectors, profiles",
+            "peers, selectors, profiles, keys",
         ),
     ],
 )
