@@ -26,6 +26,7 @@ from supervisor.errors import (
 from supervisor.proxy.asgi import AsgiCall
 from supervisor.proxy.dialects import Dialect, error_response
 from supervisor.proxy.heads import header
+from supervisor.proxy.media import MediaGuard
 from supervisor.proxy.relay import Proxy, answer_to
 from supervisor.proxy.routes import COMFYUI, ROUTES, UPSTREAM
 from supervisor.proxy.websocket import Upgrade, WebSocketProxy, refuse
@@ -58,6 +59,7 @@ class App:
         self._prefix = service.config.server.prefix
         self._access_log = access_log(service.config.server, partial(service.logs.proxy.append, stream="log"))
         self._scheme = "https" if service.config.server.tls_cert_file else "http"
+        self._media = MediaGuard() if service.config.server.block_private_urls else None
         self._proxy = Proxy(service.pool, service.names, peers=peers, in_flight=service.in_flight)
         self._websockets = WebSocketProxy(service.pool, service.names)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,15 +113,22 @@ class App:
             logger.exception("bug: %s %s broke", client.method, client.path)
             self.refuse(client, InternalError("something broke; the service's log has the details"))
 
+    def _guarded_serve(self, client: Client) -> None:
+        self._guarded(self._proxy.serve, client)
+
     def _early(self, client: Client) -> None:
-        self._proxy.serve_early(client)
+        if self._media is None or client.path in ROUTES:  # of those, only forms are passed on before they are whole
+            self._proxy.serve_early(client)
 
     def _serve(self, client: Client) -> None:
         path = client.path
         if client.method == "OPTIONS":
             _preflight(client, is_open=path in _OPEN_TO_BROWSERS)
         elif _is_data_plane(path):
-            self._proxy.serve(client)
+            if self._media is not None and self._media.concerns(client):
+                self._media.look(client, then=self._guarded_serve, refuse=self.refuse)
+            else:
+                self._proxy.serve(client)
         else:
             task = AsgiCall(self._api, client, scheme=self._scheme).start()
             self._tasks.add(task)

@@ -15,7 +15,7 @@ from rich.text import Text
 from supervisor.record import own_log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from supervisor.config.problems import Problem
 
@@ -34,7 +34,7 @@ console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 errors = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
-def set_up_logging(level: str, time_format: str | None = None) -> None:
+def set_up_logging(level: str, time_format: str | None = None, *, redact: Callable[[str], str] = str) -> None:
     """Our log on stderr: coloured for people, one plain line each for the journal.
 
     With llama-swap's lines, the service writes those of our log to stdout, if at all; other libraries' stay here.
@@ -48,6 +48,7 @@ def set_up_logging(level: str, time_format: str | None = None) -> None:
         handler.setFormatter(own_log.formatter(time_format))
     if time_format is not None:
         handler.addFilter(_is_foreign)
+    handler.addFilter(own_log.Redacting(redact))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

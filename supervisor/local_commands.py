@@ -17,6 +17,7 @@ import msgspec.json
 from supervisor import console, server
 from supervisor.api.fleet_status import fleet_status
 from supervisor.config.problems import ConfigInvalid
+from supervisor.config.secrets import Redactor
 from supervisor.doctor import bundle
 from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 def serve(config: Config, *, watch: bool = False) -> int:
     """Serve until told to stop."""
-    console.set_up_logging(config.server.log_level, config.server.log_time_format)
+    console.set_up_logging(config.server.log_level, config.server.log_time_format, redact=Redactor.of(config))
     console.odd(config.warnings)
     if watch:
         console.caution("`--watch-config` does nothing yet: restart the service after a change of its config")

@@ -26,6 +26,7 @@ import uvicorn
 
 from supervisor.api.service import Service
 from supervisor.app import App
+from supervisor.config.secrets import Redactor
 from supervisor.config.values import Console
 from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
@@ -36,7 +37,7 @@ from supervisor.proxy.peers import Peers
 from supervisor.record.bus import Bus
 from supervisor.record.echo import Echo
 from supervisor.record.inflight import InFlight
-from supervisor.record.own_log import LineHandler, formatter
+from supervisor.record.own_log import LineHandler, Redacting, formatter
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
 from supervisor.runtime.pool import Pool
@@ -280,6 +281,7 @@ def _logs(config: Config) -> Iterator[Logs]:
     logs = Logs(server.log_buffer, server.log_to_stdout)
     into_ring = partial(logs.proxy.append, stream="log")
     own = LineHandler(into_ring, asyncio.get_running_loop(), formatter(server.log_time_format))
+    own.addFilter(Redacting(Redactor.of(config)))
     root = logging.getLogger("supervisor")
     root.addHandler(own)
     with contextlib.ExitStack() as stack:

@@ -23,8 +23,9 @@ _BEARER = re.compile(r"(?P<kind>\b(?:bearer|basic) +)[\w.~+/=-]{6,}", re.IGNOREC
 _QUERY = re.compile(r"(?P<name>[?&][\w-]*(?:key|token|secret|password)=)[^&\s\"']+", re.IGNORECASE)
 _SHORT_FLAGS = frozenset({"-hft"})
 _IN_TOML = re.compile(
-    r"""(?P<name>["']?[\w.-]*(?:key|token|secret|password|passwd|credentials?)["']?\s*=\s*)(?:"[^"\n]*"|'[^'\n]*')""",
-    re.IGNORECASE,
+    r"""(?P<name>["']?[\w.-]*(?:keys?|token|secrets?|password|passwd|credentials?|sha256)["']?\s*=\s*)"""
+    r"""(?:"{3}.*?"{3}|'{3}.*?'{3}|\[(?:"[^"\n]*"|'[^'\n]*'|[^\]"'])*\]|"[^"\n]*"|'[^'\n]*'|[^\n]+)""",
+    re.IGNORECASE | re.DOTALL,
 )
 _SECRETIVE = r"[\w.-]*(?:keys?|token|secrets?|password|passwd|credentials?)"
 _VALUE = r"""(?P<value>"[^"]*"?|'[^']*'?|[^\s"',]+)"""

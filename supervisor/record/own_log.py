@@ -55,6 +55,18 @@ def formatter(time_format: str | None) -> logging.Formatter:
     return logging.Formatter(OURS) if time_format is None else LlamaSwapFormatter(time_format)
 
 
+class Redacting(logging.Filter):
+    """Takes secrets out of what is logged: values of the config stand in many a line, whole ones at level debug."""
+
+    def __init__(self, redact: Callable[[str], str]) -> None:
+        super().__init__()
+        self._redact = redact
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self._redact(record.getMessage()), None
+        return True
+
+
 class LineHandler(logging.Handler):
     """Gives `write` each line of our log, always in the loop's thread: what other threads say comes a moment later."""
 

@@ -9,7 +9,7 @@ import re
 import anyio.to_thread
 import pytest
 
-from supervisor.record.own_log import LineHandler, Stamp, formatter
+from supervisor.record.own_log import LineHandler, Redacting, Stamp, formatter
 
 pytestmark = pytest.mark.anyio
 
@@ -60,6 +60,17 @@ async def test_lines() -> None:
     handler.handle(record("one\ntwo \udcff"))
 
     assert lines == ["[INFO] one", "two ?"]
+
+
+async def test_secrets() -> None:
+    """A secret in a line is replaced, wherever it came from."""
+    lines: list[str] = []
+    handler = LineHandler(lines.append, asyncio.get_running_loop(), formatter(""))
+    handler.addFilter(Redacting(lambda text: text.replace("sk-1234", "[redacted]")))
+    said = logging.LogRecord("supervisor.pool", logging.INFO, "", 0, "%s of %r", ("sk-1234", ["sk-1234"]), None)
+    handler.handle(said)
+
+    assert lines == ["[INFO] [redacted] of ['[redacted]']"]
 
 
 async def test_other_threads() -> None:
