@@ -34,15 +34,14 @@ class Hosts:
         self.are_all_allowed = ANY in allowed
         self._names = ALWAYS | {name.lower().rstrip(".") for name in (*allowed, *own)}
         self._ends = (*HOME, *(name[1:] for name in allowed if name.startswith("*.")))
-        self._known: set[bytes | None] = {None} if self.are_all_allowed else set()
+        self.known: set[bytes | None] = {None}
+        """Values that are ours, for who has no time to ask; None, which only HTTP/1.0 may send, is no browser's."""
 
     def allow(self, host: bytes | None) -> bool:
-        """Whether a request with this Host means us; None, which only HTTP/1.0 may send, is no browser's."""
-        if host in self._known or self.are_all_allowed:
-            return True
-        is_ours = host is None or self._is_ours(name_of(host))
-        if is_ours and len(self._known) < KEPT:
-            self._known.add(host)
+        """Whether a request with this Host means us."""
+        is_ours = host is None or self.are_all_allowed or self._is_ours(name_of(host))
+        if is_ours and len(self.known) < KEPT:
+            self.known.add(host)
         return is_ours
 
     def _is_ours(self, name: str | None) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import hashlib
-import hmac
+import re
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
+from hashlib import sha256
+from hmac import compare_digest
 from typing import TYPE_CHECKING
 
 from supervisor.config.clients import EVERYTHING, ClientKey, Scope, digest_of
@@ -42,10 +44,10 @@ class KeyRing:
         """The key that this is."""
         if not secret:
             return None
-        digest, found = hashlib.sha256(secret).digest(), None
+        digest, found = sha256(secret).digest(), None
         # All of them, and each in constant time: how long it takes tells nothing of a key.
         for key in self.keys:
-            if hmac.compare_digest(digest, key.digest):
+            if compare_digest(digest, key.digest):
                 found = key
         return found
 
@@ -94,7 +96,13 @@ def require_model(key: ClientKey | None, *names: str | None) -> None:
 
 def may_use(key: ClientKey, *names: str | None) -> bool:
     """Whether a key allows any of the names by which a request means a model."""
-    return key.models is None or any(fnmatchcase(name, each) for name in names if name for each in key.models)
+    return key.models is None or any(_fits(name, key.models) for name in names if name)
+
+
+@lru_cache(maxsize=4096)
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a name is one of these, or of the kind that one of these describes."""
+    return any(re.match(translate(each), name) for each in patterns)
 
 
 def _parts(value: bytes) -> Iterable[bytes]:

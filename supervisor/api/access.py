@@ -56,6 +56,7 @@ class Access:
         server = config.server
         self._doors = doors
         self._keys = KeyRing.of(config)
+        self._needs_keys = bool(self._keys)
         self._hosts = Hosts(server.allowed_hosts, own=(socket.gethostname(),))
         self._are_hosts_checked_for_models = server.are_hosts_checked_for_models
         self._hops = Hops(server.trusted_proxies)
@@ -68,12 +69,17 @@ class Access:
         door = self._doors.of(client.path)
         if door.manages and not door.infers and (door.acts or client.method not in LOOKS):
             client.watcher = Audit(client, lambda: self.whence(client.headers, client.address))
-        self._check_host(client, door)
-        if self._keys:
+        for name, value in client.headers:
+            if name == b"host":
+                if value not in self._hosts.known:
+                    self._check_host(value, door)
+                break
+        if self._needs_keys and not door.is_open:
             self._identify(client, door)
         if door.manages:
             self._check_management(client, door)
-        if door.infers and client.key is not None and (limit := self._limits.of(client.key)) is not None:
+        key = client.key
+        if key is not None and door.infers and (limit := self._limits.of(key)) is not None:
             limit.take(self._clock())
             client.watcher = _Counted(limit, client.watcher)
 
@@ -81,16 +87,11 @@ class Access:
         """Where a request comes from, as far as proxies that are trusted tell."""
         return self._hops.whence(headers, address)
 
-    def _check_host(self, client: Client, door: Door) -> None:
+    def _check_host(self, host: bytes, door: Door) -> None:
         """Raise `HostRefused` where a page could have made its own name lead here."""
-        host = None
-        for name, value in client.headers:
-            if name == b"host":
-                host = value
-                break
         if self._hosts.allow(host) or not (door.manages or self._are_hosts_checked_for_models):
             return
-        shown = (host or b"").decode("latin-1")[:100]
+        shown = host.decode("latin-1")[:100]
         raise HostRefused(
             f"this service is not known as {shown!a}",
             hint="ask for it by its address, or list the name in `server.allowed_hosts`",
@@ -98,8 +99,6 @@ class Access:
 
     def _identify(self, client: Client, door: Door) -> None:
         """Find out whose key a request brings; raises `Unauthorized`, `ScopeMissing`, `SiteRefused`."""
-        if door.is_open:
-            return
         headers = dict(client.headers)
         key = self._keys.owner_of(key_of(headers))
         if key is None:
@@ -111,7 +110,7 @@ class Access:
             raise SiteRefused("the browser has added the key by itself, for a page of another site")
         client.key = key
         for scope in door.scopes:
-            if not key.allows(scope):
+            if scope not in key.scopes and not key.allows(scope):
                 raise ScopeMissing(
                     f"the key `{key.name}` has not the scope `{scope.value}`",
                     hint=f"list it in `scopes` of `[keys.{key.name}]`, or send another key",
@@ -128,7 +127,7 @@ class Access:
                 "a page of another site may not manage this service",
                 hint="where it was you: use `llama-supervise`, curl, or POST with a key",
             )
-        if not self._keys:
+        if not self._needs_keys:
             require_nearness(client.headers, client.address, self._management, hops=self._hops)
 
 
