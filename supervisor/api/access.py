@@ -91,9 +91,9 @@ class Access:
         """Raise `HostRefused` where a page could have made its own name lead here."""
         if self._hosts.allow(host) or not (door.manages or self._are_hosts_checked_for_models):
             return
-        shown = host.decode("latin-1")[:100]
+        shown = ascii(host.decode("latin-1")[:100])[1:-1]
         raise HostRefused(
-            f"this service is not known as {shown!a}",
+            f"this service is not known as `{shown}`",
             hint="ask for it by its address, or list the name in `server.allowed_hosts`",
         )
 
