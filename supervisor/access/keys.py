@@ -106,11 +106,12 @@ def _fits(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _parts(value: bytes) -> Iterable[bytes]:
-    """The whole of a credential, what follows its scheme, and the halves of Basic."""
-    yield value
+    """What follows the scheme of a credential, the whole of it, and the halves of Basic."""
     _, _, rest = value.partition(b" ")
     rest = rest.strip() or value
     yield rest
+    if rest != value:
+        yield value
     with contextlib.suppress(binascii.Error):
         decoded = base64.b64decode(rest)
         yield from (decoded, *decoded.split(b":", 1))
