@@ -14,9 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from supervisor.api.access import Access
-from supervisor.api.doors import Doors
+from supervisor.api.doors import Doors, names_model
 from supervisor.api.routes import Api
 from supervisor.errors import (
+    BodyMemoryFull,
     BodyTooLarge,
     InternalError,
     MethodNotAllowed,
@@ -24,12 +25,13 @@ from supervisor.errors import (
     SupervisorError,
 )
 from supervisor.proxy.asgi import AsgiCall
+from supervisor.proxy.body_memory import SMALL_BODY, BodyMemory
 from supervisor.proxy.dialects import Dialect, error_response
 from supervisor.proxy.heads import header
 from supervisor.proxy.media import MediaGuard
 from supervisor.proxy.relay import Proxy, answer_to
 from supervisor.proxy.routes import COMFYUI, ROUTES, UPSTREAM
-from supervisor.proxy.websocket import Upgrade, WebSocketProxy, refuse
+from supervisor.proxy.websocket import Upgrade, WebSocketProxy, named, refuse
 from supervisor.record.access_log import access_log
 
 if TYPE_CHECKING:
@@ -40,12 +42,14 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from supervisor.api.service import Service
+    from supervisor.config.values import Config
     from supervisor.proxy.client import Client
     from supervisor.proxy.peers import Peers
 
 logger = logging.getLogger("supervisor.app")
 
 _OPEN_TO_BROWSERS = ROUTES.keys() | {"/v1/models", "/models"}
+METRICS = "/metrics"
 _ADDRESSED = (UPSTREAM, COMFYUI)
 """Where the beginning of the path names the child."""
 
@@ -55,20 +59,35 @@ class App:
 
     def __init__(self, service: Service, peers: Peers) -> None:
         self._service = service
-        self._max_body = service.config.server.max_body
-        self._prefix = service.config.server.prefix
-        self._access_log = access_log(service.config.server, partial(service.logs.proxy.append, stream="log"))
         self._scheme = "https" if service.config.server.tls_cert_file else "http"
-        self._media = MediaGuard() if service.config.server.block_private_urls else None
-        self._proxy = Proxy(service.pool, service.names, peers=peers, in_flight=service.in_flight)
+        self._proxy = Proxy(
+            service.pool,
+            service.names,
+            peers=peers,
+            in_flight=service.in_flight,
+            activity=service.records.activity if service.config.server.activity else None,
+        )
         self._websockets = WebSocketProxy(service.pool, service.names)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._body_memory = BodyMemory(0)
         api = Api(service)
         self._access = Access(service.config, Doors(ROUTES, _ADDRESSED, api.routes()))
+        self._adopt(service.config)
+        service.configuration.followers.append(self._adopt)
         self._api = Starlette(
             routes=api.routes(),
             exception_handlers={SupervisorError: _error, HTTPException: _http_error, Exception: _error},
         )
+
+    def _adopt(self, config: Config) -> None:
+        """Let this config hold for every request that begins or grows from now on."""
+        self._max_body = config.server.max_body
+        self._prefix = config.server.prefix
+        self._media = MediaGuard() if config.server.block_private_urls else None
+        self._body_memory.limit = max(config.server.body_memory, self._max_body)
+        self._access.adopt(config)
+        self._access_log = access_log(config.server, partial(self._service.logs.proxy.append, stream="log"))
+        self._proxy.adopt(config)
 
     # A request, as it comes.
 
@@ -92,7 +111,14 @@ class App:
         """Refuse what has become too much, and pass large uploads on."""
         if client.body_size > self._max_body:
             self.refuse(client, _too_large(client.body_size, self._max_body))
-        elif _is_data_plane(client.path) and client.method != "OPTIONS":
+            return
+        if client.body_size > SMALL_BODY:
+            try:
+                self._body_memory.hold(client)
+            except BodyMemoryFull as exc:
+                self.refuse(client, exc)
+                return
+        if _is_data_plane(client) and client.method != "OPTIONS":
             self._guarded(self._early, client)
 
     def whole(self, client: Client) -> None:
@@ -110,7 +136,7 @@ class App:
         except SupervisorError as exc:
             self.refuse(client, exc)
         except Exception:
-            logger.exception("bug: %s %s broke", client.method, client.path)
+            logger.exception("bug: %s %s broke", client.method, client.path, extra={"request_id": client.request_id})
             self.refuse(client, InternalError("something broke; the service's log has the details"))
 
     def _guarded_serve(self, client: Client) -> None:
@@ -124,7 +150,7 @@ class App:
         path = client.path
         if client.method == "OPTIONS":
             _preflight(client, is_open=path in _OPEN_TO_BROWSERS)
-        elif _is_data_plane(path):
+        elif _is_data_plane(client):
             if self._media is not None and self._media.concerns(client):
                 self._media.look(client, then=self._guarded_serve, refuse=self.refuse)
             else:
@@ -138,7 +164,7 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Tunnel it to its child."""
-        upgrade, since = Upgrade(_without(self._prefix, scope), send), time.perf_counter_ns()
+        upgrade, since = Upgrade(_without(self._prefix, scope), named(scope, send)), time.perf_counter_ns()
         try:
             await self._websocket(upgrade, receive)
         finally:
@@ -170,7 +196,11 @@ def _without(prefix: str, scope: Scope) -> Scope:
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-def _is_data_plane(path: str) -> bool:
+def _is_data_plane(client: Client) -> bool:
+    """Whether a child is asked; of metrics, only those of the model that is named."""
+    path = client.path
+    if path == METRICS and client.method in {"GET", "HEAD"} and not names_model(client.query):
+        return False
     return path in ROUTES or path.startswith(_ADDRESSED)
 
 

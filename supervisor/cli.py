@@ -15,9 +15,35 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from supervisor.config.values import Config
+    from supervisor.runtime.config_files import ConfigFiles
 
-COMMANDS = ("serve", "check", "command", "doctor", "ps", "load", "unload", "logs", "why")
-VALUED = {"-c", "--config", "--config-dir", "--listen", "--tls-cert-file", "--tls-key-file", "--url", "-o", "--output"}
+COMMANDS = (
+    "serve",
+    "check",
+    "command",
+    "doctor",
+    "import",
+    "ps",
+    "load",
+    "unload",
+    "logs",
+    "why",
+    "plan",
+    "health",
+    "service",
+)
+VALUED = {
+    "-c",
+    "--config",
+    "--config-dir",
+    "--listen",
+    "--tls-cert-file",
+    "--tls-key-file",
+    "--url",
+    "-o",
+    "--output",
+    "--log-format",
+}
 ONE_DASH = {"-config", "-config-dir", "-listen", "-tls-cert-file", "-tls-key-file", "-watch-config", "-version"}
 """The options of llama-swap, which may be written with one dash or two."""
 SWITCHES = {"--watch-config", "--version", "-version"}
@@ -84,7 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--listen", metavar="HOST:PORT", help="instead of `server.listen`")
     serve.add_argument("--tls-cert-file", metavar="FILE", help="serve HTTPS with this certificate")
     serve.add_argument("--tls-key-file", metavar="FILE", help="the key of that certificate")
-    serve.add_argument("--watch-config", action="store_true", help=argparse.SUPPRESS)
+    serve.add_argument("--log-format", choices=("text", "json"), help="instead of `server.log_format`")
+    serve.add_argument("--watch-config", action="store_true", help="read the config again whenever it changes")
     check = commands.add_parser("check", parents=[common], help="look at config, binaries and files; start nothing")
     check.add_argument("--json", action="store_true", help="print JSON for scripts")
     _model(commands.add_parser("command", parents=[common], help="print the command line of a model"))
@@ -95,6 +122,10 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument(
         "-o", "--output", type=Path, default=Path("llama-supervise-doctor.md"), metavar="FILE", help="`-` is stdout"
     )
+    moving = commands.add_parser("import", help="write models.toml for another tool's config")
+    moving.add_argument("file", type=Path, metavar="FILE", help="config.yaml, presets.ini or a folder of models")
+    moving.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to; by default it is printed")
+    moving.add_argument("--force", action="store_true", help="replace the file that is there")
     commands.add_parser("ps", parents=[talking], help="what every model does")
     _model(commands.add_parser("load", parents=[talking], help="load a model and wait until it is ready"))
     unload = commands.add_parser("unload", parents=[talking], help="unload a model, or all")
@@ -103,7 +134,24 @@ def _parser() -> argparse.ArgumentParser:
     logs = _model(commands.add_parser("logs", parents=[talking], help="what a model printed"), optional=True)
     logs.add_argument("-f", "--follow", action="store_true", help="go on as more comes")
     _model(commands.add_parser("why", parents=[talking], help="why a model failed last"))
+    health = commands.add_parser("health", parents=[common], help="exit code 0 if the service answers")
+    health.add_argument("--url", help="the running service; by default where the config says it listens")
+    _service(commands.add_parser("service", help="run it under systemd"))
+    commands.add_parser(
+        "plan", parents=[talking], help="what a reload of the running service would change; exit code 3 if anything"
+    )
     return parser
+
+
+def _service(parser: argparse.ArgumentParser) -> None:
+    target = argparse.ArgumentParser(add_help=False)
+    target.add_argument("--user", action="store_true", help="a service of yours instead of the system's")
+    target.add_argument("--dry-run", action="store_true", help="change nothing, print what would be")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    install = actions.add_parser("install", parents=[target], help="write the unit, enable and start it")
+    install.add_argument("-c", "--config", type=Path, metavar="FILE", help="the config; models.toml or llama-swap's")
+    install.add_argument("--config-dir", type=Path, metavar="DIR", help="llama-swap's files here are added to it")
+    actions.add_parser("uninstall", parents=[target], help="stop and disable the unit, and remove it")
 
 
 def _version() -> str:
@@ -121,16 +169,29 @@ def _model(parser: argparse.ArgumentParser, *, optional: bool = False) -> argpar
 
 def _run(options: argparse.Namespace) -> int:
     from supervisor.config.problems import ConfigInvalid
-    from supervisor.console import complain
+    from supervisor.console import complain, set_up_logging
 
+    if getattr(options, "log_format", None) == "json":
+        set_up_logging("info", as_json=True)
     try:
+        if options.command == "import":
+            from supervisor import import_command
+
+            return import_command.run(options.file, output=options.output, force=options.force)
         if options.command in {"serve", "check", "command", "doctor"}:
             return _with_config(options)
+        if options.command == "service":
+            return _as_service(options)
+        if options.command == "health":
+            from supervisor.health_command import health
+
+            return health(_given_url(options) or _url_of(_config(options)))
         return _with_service(options)
     except ConfigInvalid as exc:
         for problem in exc.problems:
             complain(str(problem))
-        complain(f"`{exc.source or _config_path(options)}` cannot be used: {len(exc.problems)} problem(s)")
+        source = exc.source or getattr(options, "file", None) or _config_path(options)
+        complain(f"`{source}` cannot be used: {len(exc.problems)} problem(s)")
         return 2
 
 
@@ -139,10 +200,10 @@ def _with_config(options: argparse.Namespace) -> int:
 
     if options.command == "doctor":
         return _doctor(options)
+    if options.command == "serve":
+        return local_commands.serve(_config_files(options))
     config = _config(options)
     match options.command:
-        case "serve":
-            return local_commands.serve(config, watch=options.watch_config)
         case "check":
             return local_commands.check(config, as_json=options.json)
         case _:
@@ -180,8 +241,21 @@ def _with_service(options: argparse.Namespace) -> int:
                 return remote.unload(options.model, force=options.force)
             case "logs":
                 return remote.logs(options.model, follow=options.follow)
+            case "plan":
+                return remote.plan()
             case _:
                 return remote.why(options.model)
+
+
+def _as_service(options: argparse.Namespace) -> int:
+    from supervisor.service_commands import ServiceCommands
+
+    commands = ServiceCommands(is_user=options.user)
+    if options.action == "uninstall":
+        return commands.uninstall(dry_run=options.dry_run)
+    given = {"-c": _config_path(options), "--config-dir": options.config_dir}
+    sources = {option: path for option, path in given.items() if path is not None}
+    return commands.install(_config(options), sources, dry_run=options.dry_run)
 
 
 def _config_if_needed(options: argparse.Namespace) -> Config:
@@ -225,6 +299,16 @@ def _sources(options: argparse.Namespace) -> list[Path]:
     return [*([path] if path else []), *found]
 
 
+def _config_files(options: argparse.Namespace) -> ConfigFiles:
+    """The config as it can be read again, with the command line's word each time."""
+    from supervisor.runtime.config_files import ConfigFiles
+
+    path = _config_path(options)
+    return ConfigFiles(
+        lambda: _config(options), [path] if path else [], options.config_dir, are_watched=options.watch_config
+    )
+
+
 def _config(options: argparse.Namespace) -> Config:
     from supervisor.config.loader import YAML, load, load_yaml
     from supervisor.config.problems import ConfigInvalid, Problem
@@ -244,8 +328,11 @@ def _as_told(config: Config, options: argparse.Namespace, *, is_swap: bool) -> C
     """The config with what the command line says in its place."""
     from supervisor.config.problems import ConfigInvalid, Mismatch, Problem
     from supervisor.config.quantities import Address, listen_address
+    from supervisor.config.values import LogFormat
 
     server, problems = config.server, []
+    if getattr(options, "log_format", None) is not None:
+        server = replace(server, log_format=LogFormat(options.log_format))
     listen, certificate, key = (getattr(options, name, None) for name in ("listen", "tls_cert_file", "tls_key_file"))
     if certificate and key:
         server = replace(
@@ -263,3 +350,7 @@ def _as_told(config: Config, options: argparse.Namespace, *, is_swap: bool) -> C
     if problems:
         raise ConfigInvalid(problems)
     return replace(config, server=replace(server, host=address.host, port=address.port))
+
+
+if __name__ == "__main__":
+    main()

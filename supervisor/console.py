@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,10 +15,12 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
+from supervisor import systemd
 from supervisor.record import own_log
+from supervisor.record.json_log import JsonFormatter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from supervisor.config.problems import Problem
 
@@ -29,26 +34,37 @@ STATE_STYLES = {
     "cold": "dim",
 }
 ROWS_SHOWN = 50
+SMALL = 16_000_000
+"""Bytes; mapped files of less are not named."""
+
+logger = logging.getLogger("supervisor.console")
+
+_speaks_json = False
+"""Whether what is written has to be JSON, because a program reads it."""
 
 console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 errors = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
-def set_up_logging(level: str, time_format: str | None = None, *, redact: Callable[[str], str] = str) -> None:
-    """Our log on stderr: coloured for people, one plain line each for the journal.
+def set_up_logging(
+    level: str, time_format: str | None = None, *, as_json: bool = False, redact: Callable[[str], str] = str
+) -> None:
+    """Our log on stderr: coloured for people, one plain line each for the journal, one object each for programs.
 
     With llama-swap's lines, the service writes those of our log to stdout, if at all; other libraries' stay here.
     """
     handler: logging.Handler
-    if sys.stderr.isatty() and time_format is None:
+    if sys.stderr.isatty() and time_format is None and not as_json:
         handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False, log_time_format="%X")
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(own_log.LineFormatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(own_log.formatter(time_format))
-    if time_format is not None:
+        handler.setFormatter(_formatter(time_format, as_json=as_json))
+    if time_format is not None and not as_json:
         handler.addFilter(_is_foreign)
     handler.addFilter(own_log.Redacting(redact))
+    global _speaks_json  # noqa: PLW0603 - stdout and stderr are there once, too
+    _speaks_json = as_json
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -56,13 +72,23 @@ def set_up_logging(level: str, time_format: str | None = None, *, redact: Callab
     logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 
+def _formatter(time_format: str | None, *, as_json: bool) -> logging.Formatter:
+    goes_to_journal = systemd.is_journal(os.environ, os.fstat(sys.stderr.fileno()))
+    if as_json:
+        return own_log.JournalFormatter(JsonFormatter()) if goes_to_journal else JsonFormatter()
+    if goes_to_journal and time_format is None:
+        return own_log.JournalFormatter(own_log.LineFormatter(own_log.IN_JOURNAL))
+    return own_log.formatter(time_format)
+
+
 def _is_foreign(record: logging.LogRecord) -> bool:
     return not record.name.startswith("supervisor")
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Cutting an answer on purpose is logged where it happens; uvicorn's word for it would puzzle people."""
-    return "without completing response" not in record.getMessage()
+    """Cutting an answer on purpose is logged where it happens; uvicorn's words for it would puzzle people."""
+    message = record.getMessage()
+    return "without completing response" not in message and "without completing handshake" not in message
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
@@ -79,7 +105,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None
     console.print(shown)
 
 
-def models_table(models: Sequence[Mapping[str, Any]]) -> None:
+def models_table(models: Sequence[Mapping[str, Any]], budget: Mapping[str, int] | None = None) -> None:
     """The models of a config: what they are, and whether their files are all right."""
     rows = [
         (
@@ -87,11 +113,13 @@ def models_table(models: Sequence[Mapping[str, Any]]) -> None:
             size(model["size_bytes"]),
             model["quantisation"] or "",
             str(model["context"] or ""),
+            _taken(model.get("memory")),
+            *_explained(model, budget),
             _files(model["problems"]),
         )
         for model in models[:ROWS_SHOWN]
     ]
-    table(("model", "size", "quantisation", "context", "files"), rows)
+    table(("model", "size", "quantisation", "context", "memory", "files"), rows)
     if len(models) > ROWS_SHOWN:
         console.print(f"… and {len(models) - ROWS_SHOWN} more; `llama-supervise check` shows all")
 
@@ -107,8 +135,51 @@ def processes_table(models: Sequence[Mapping[str, Any]]) -> None:
         ("model", "state", "pid", "memory", "requests", "waiting", "unload in", "tokens/s", "address"),
         [_process_row(model, model["process"] or {}) for model in models],
     )
+    memory_of([model for model in models if model["process"]])
     for model in models:
         warn(model["id"], model["warnings"])
+
+
+def memory_of(models: Sequence[Mapping[str, Any]], budget: Mapping[str, int] | None = None) -> None:
+    """On a terminal, below a table, where the numbers in its column `memory` come from; elsewhere the rows say it."""
+    for model in models if console.is_terminal else ():
+        for line in _memory_lines(model, budget):
+            console.print(Text(f"{model['id']}: {line}", "dim"))
+
+
+def _explained(model: Mapping[str, Any], budget: Mapping[str, int] | None = None) -> tuple[str, ...]:
+    """A cell more where no lines come below the table."""
+    return () if console.is_terminal else ("; ".join(_memory_lines(model, budget)),)
+
+
+def _memory_lines(model: Mapping[str, Any], budget: Mapping[str, int] | None) -> Iterator[str]:
+    """For each device that a model takes memory of: how much, of how much, and where the number comes from."""
+    memory = model.get("memory") or {"devices": {}}
+    for device, taken in memory["devices"].items():
+        parts = ", ".join(_parts([part for part in memory["parts"] if part["device"] == device]))
+        of = f" of {size(budget[device])}" if budget and device in budget else ""
+        word = "measured" if memory["source"] == "measured" else "estimated"
+        yield f"{size(taken)}{of} on {device}, {word}: {parts}"
+
+
+def _parts(parts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The parts of what is taken of one device; programs and libraries in one."""
+    small = [part for part in parts if part["label"] == "mapped" and part["bytes"] < SMALL]
+    for part in parts:
+        if part not in small:
+            yield " ".join(filter(None, (part["label"], Path(part["file"]).name, size(part["bytes"]))))
+    if small:
+        yield f"programs and libraries {size(sum(part['bytes'] for part in small))}"
+
+
+def _taken(memory: Mapping[str, Any] | None) -> str:
+    """On all devices; with a tilde what is not measured."""
+    if memory is None:
+        return ""
+    sign = "" if memory["source"] == "measured" else "~"
+    return " + ".join(
+        f"{sign}{size(taken)}{'' if device == 'host' else f' {device}'}" for device, taken in memory["devices"].items()
+    )
 
 
 def _process_row(model: Mapping[str, Any], process: Mapping[str, Any]) -> Sequence[str | Text]:
@@ -124,12 +195,13 @@ def _process_row(model: Mapping[str, Any], process: Mapping[str, Any]) -> Sequen
         model["id"],
         Text(state, STATE_STYLES.get(model["state"], "")),
         str(process.get("pid") or ""),
-        size(process.get("memory_bytes")),
+        _taken(model.get("memory")) or size(process.get("memory_bytes")),
         str(process.get("requests", "")),
         str(model["waiting"] or ""),
         "pinned" if model["pinned"] else duration(left) if left is not None else "",
         f"{speed:.1f}" if speed else "",
         process.get("endpoint") or "",
+        *_explained(model),
     )
 
 
@@ -153,6 +225,14 @@ def report(failure: Mapping[str, Any]) -> None:
             console.print(Text(title.replace("_", " "), "dim"))
             for line in failure[title]:
                 console.print(Text(f"  {line}"))
+
+
+def decisions(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What was decided, oldest first."""
+    console.print(Text("decisions", "dim"))
+    for row in rows:
+        at = time.strftime("%H:%M:%S", time.localtime(row["at"]))
+        console.print(Text.assemble(f"  {at} ", (f"{row['kind']:8} ", "bold"), row["reason"]))
 
 
 def problems_table(rows: Sequence[tuple[str, str, str]]) -> None:
@@ -181,15 +261,26 @@ def odd(problems: Iterable[Problem]) -> None:
         caution(str(replace(problem, hint="")), problem.hint)
 
 
+def tell(message: str) -> None:
+    """What a command has to say beside its output."""
+    errors.print(Text(message))
+
+
 def caution(message: str, hint: str = "") -> None:
-    """A warning of a command."""
+    """A warning of a command; of a service whose log is for programs, a line of that."""
+    if _speaks_json:
+        logger.warning("%s", f"{message}; hint: {hint}" if hint else message)
+        return
     errors.print(Text.assemble(("warning: ", "bold yellow"), message))
     if hint:
         errors.print(Text.assemble(("hint: ", "bold"), hint))
 
 
 def complain(message: str, hint: str = "") -> None:
-    """An error of a command."""
+    """An error of a command, or as `caution`."""
+    if _speaks_json:
+        logger.error("%s", f"{message}; hint: {hint}" if hint else message)
+        return
     errors.print(Text.assemble(("error: ", "bold red"), message))
     if hint:
         errors.print(Text.assemble(("hint: ", "bold"), hint))

@@ -99,6 +99,14 @@ class NoTarget(SupervisorError):
     passes_after = 1.0
 
 
+class RecordBusy(SupervisorError):
+    """Raised when the record of requests is held up by its disk."""
+
+    status = 503
+    code = "record_busy"
+    passes_after = 5.0
+
+
 class Unauthorized(SupervisorError):
     """Raised when a request brings no key, or none of ours, where one is needed."""
 
@@ -153,12 +161,49 @@ class HeadTooLarge(SupervisorError):
     type = "invalid_request_error"
 
 
+class ConfigRejected(SupervisorError):
+    """Raised when the files of the config cannot be used; the config in force stays."""
+
+    status = 422
+    code = "config_invalid"
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, *, problems: tuple[str, ...]) -> None:
+        super().__init__(message, hint="`llama-supervise check` lists the problems too")
+        self.problems = problems
+        """Everything to change before it can be used."""
+
+
 class RequestTimeout(SupervisorError):
     """Raised when a request does not come to its end."""
 
     status = 408
     code = "request_timeout"
     type = "invalid_request_error"
+
+
+class TooManyConnections(SupervisorError):
+    """Raised when as many connections are open as there may be, and none of them is idle."""
+
+    status = 503
+    code = "too_many_connections"
+    passes_after = 1.0
+
+
+class BodyMemoryFull(SupervisorError):
+    """Raised when the bodies of other requests hold all the memory there is for such."""
+
+    status = 503
+    code = "request_memory_full"
+    passes_after = 5.0
+
+
+class OutOfResources(SupervisorError):
+    """Raised when the system gives this service no more of something: open files, memory, processes."""
+
+    status = 503
+    code = "out_of_resources"
+    passes_after = 1.0
 
 
 class Forbidden(SupervisorError):

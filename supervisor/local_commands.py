@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import shlex
 import sys
@@ -14,15 +15,18 @@ from typing import TYPE_CHECKING
 import anyio
 import msgspec.json
 
-from supervisor import console, server
+from supervisor import console, household, listening, server, systemd
+from supervisor.api import memory_status
 from supervisor.api.fleet_status import fleet_status
 from supervisor.config.problems import ConfigInvalid
 from supervisor.config.secrets import Redactor
+from supervisor.config.values import LogFormat
 from supervisor.doctor import bundle
 from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
 from supervisor.llama.command import Surroundings
 from supervisor.llama.preflight import Inspector
+from supervisor.runtime.budgets import too_long_for_systemd
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
 
@@ -32,22 +36,30 @@ if TYPE_CHECKING:
     from supervisor.api.service import Service
     from supervisor.config.values import Config
     from supervisor.llama.preflight import Inspection
+    from supervisor.runtime.config_files import ConfigFiles
 
 
-def serve(config: Config, *, watch: bool = False) -> int:
-    """Serve until told to stop."""
-    console.set_up_logging(config.server.log_level, config.server.log_time_format, redact=Redactor.of(config))
+logger = logging.getLogger("supervisor.server")
+
+
+def serve(files: ConfigFiles) -> int:
+    """Serve until told to stop; raises `ConfigInvalid`."""
+    config = files.read()
+    offer = systemd.take_offer(os.environ, os.getpid())
+    level, time_format = config.server.log_level, config.server.log_time_format
+    as_json = config.server.log_format is LogFormat.JSON
+    console.set_up_logging(level, time_format, as_json=as_json, redact=Redactor.of(config))
     console.odd(config.warnings)
-    if watch:
-        console.caution("`--watch-config` does nothing yet: restart the service after a change of its config")
     if not (config.server.api_keys or config.keys) and not _is_loopback(config.server.host):
         console.caution(f"without API keys, whoever reaches port {config.server.port} may use every model")
+    if (advice := too_long_for_systemd(config, os.environ)) is not None:
+        console.caution(advice)
     try:
-        server.run(config, on_listening=_greet)
-    except server.AddressTaken as exc:
+        server.run(config, files, on_listening=_greet_in_log if as_json else _greet, offer=offer)
+    except listening.AddressTaken as exc:
         console.complain(str(exc), "stop the other program, or give `--listen HOST:PORT`")
         return 1
-    except server.TlsUnusable as exc:
+    except (listening.TlsUnusable, systemd.SocketUnusable) as exc:
         console.complain(str(exc), exc.hint)
         return 2
     return 0
@@ -62,17 +74,27 @@ def _is_loopback(host: str) -> bool:
 
 def check(config: Config, *, as_json: bool) -> int:
     """Everything that can be known without starting a model; 2 when something is wrong."""
-    inspections, tls = anyio.run(_inspect_all, config), _tls_problems(config)
+    launcher, tls = anyio.run(_inspect_all, config), _tls_problems(config)
+    inspections, ledger = launcher.inspections, launcher.ledger
+    devices = memory_status.devices(ledger.readings.read(), config.memory)
+    taken = {name: memory_status.footprint(ledger.footprint(name)) for name in inspections}
     if as_json:
         rows = {name: [_problem(problem) for problem in found.problems] for name, found in inspections.items()}
         warnings = {name: [asdict(warning) for warning in found.warnings] for name, found in inspections.items()}
         service = [{"message": message, "hint": hint} for _, message, hint in tls]
         odd = [asdict(problem) for problem in config.warnings]
-        shown = {"models": rows, "warnings": warnings, "server": service, "config": odd}
+        memory = {"devices": devices, "models": taken}
+        shown = {"models": rows, "warnings": warnings, "server": service, "config": odd, "memory": memory}
         sys.stdout.write(msgspec.json.encode(shown).decode() + "\n")
     else:
         console.odd(config.warnings)
-        console.models_table([_row(config, name, found) for name, found in inspections.items()])
+        budget = {device["id"]: device["budget_bytes"] for device in devices if device["budget_bytes"] is not None}
+        models = [{**_row(config, name, found), "memory": taken[name]} for name, found in inspections.items()]
+        console.models_table(models, budget)
+        console.memory_of(models[: console.ROWS_SHOWN], budget)
+        for name in (config.memory.budget if config.memory else {}).keys() - {device["id"] for device in devices}:
+            there = ", ".join(f"`{device['id']}`" for device in devices)
+            console.caution(f"memory.budget.{name}: no llama-server here lists such a device", f"there is {there}")
         for name, found in inspections.items():
             console.warn(f"models.{name}", [asdict(warning) for warning in found.warnings])
         problems = [
@@ -87,8 +109,8 @@ def check(config: Config, *, as_json: bool) -> int:
 
 def _tls_problems(config: Config) -> list[tuple[str, str, str]]:
     try:
-        server.check_tls(config)
-    except server.TlsUnusable as exc:
+        listening.check_tls(config)
+    except listening.TlsUnusable as exc:
         return [("server", str(exc), exc.hint)]
     return []
 
@@ -116,7 +138,7 @@ def command(config: Config, name: str) -> int:
 
 def doctor(config: Config | ConfigInvalid, sources: Sequence[Path], *, url: str, output: Path) -> int:
     """One file with all that helps somebody else to understand what is wrong here, and no secret."""
-    inspections = {} if isinstance(config, ConfigInvalid) else anyio.run(_inspect_all, config)
+    inspections = {} if isinstance(config, ConfigInvalid) else anyio.run(_inspect_all, config).inspections
     text = bundle(config, sources, inspections=inspections, url=url)
     if str(output) == "-":
         sys.stdout.write(text)
@@ -133,21 +155,26 @@ def _greet(service: Service, url: str) -> None:
     console.console.print(f"listening on {url}")
 
 
-def _launcher(config: Config) -> Launcher:
+def _greet_in_log(service: Service, url: str) -> None:
+    logger.info("listening on %s", url, extra={"address": url})
+
+
+def launcher_of(config: Config) -> Launcher:
+    """What builds the command lines of a config's models."""
     around = Surroundings(config.base, Path.home(), dict(os.environ), Path(tempfile.gettempdir()) / "llama-supervise")
-    inspector = Inspector(around, cache_dir=server.cache_dir())
-    return Launcher(config, around, inspector=inspector, logs=Logs(0))
+    inspector = Inspector(around, cache_dir=household.cache_dir())
+    return Launcher(config, around, inspector=inspector, logs=Logs(0), cache_dir=household.cache_dir())
 
 
-async def _inspect_all(config: Config) -> dict[str, Inspection]:
-    launcher = _launcher(config)
+async def _inspect_all(config: Config) -> Launcher:
+    launcher = launcher_of(config)
     for model in config.models.values():
         await launcher.check(model)
-    return launcher.inspections
+    return launcher
 
 
 async def _inspect_one(config: Config, name: str) -> tuple[Launcher, Inspection]:
-    launcher = _launcher(config)
+    launcher = launcher_of(config)
     await launcher.check(config.models[name])
     return launcher, launcher.inspections[name]
 

@@ -1,4 +1,4 @@
-"""The commands that ask a running service: ps, load, unload, logs, why."""
+"""The commands that ask a running service: ps, load, unload, logs, why, plan."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 TIMEOUT = 30.0
+MOST_DECISIONS = 10
+DIFFERENT = 3
+"""The exit code of `plan` when there is something to do; 1 and 2 are errors everywhere."""
 
 
 class Remote:
@@ -128,7 +131,7 @@ class Remote:
         return 0
 
     def why(self, name: str) -> int:
-        """The last failure of a model."""
+        """The last failure of a model, and what was decided about it."""
         model = self._id(name)
         status = self._get("/status") if model else None
         if model is None or status is None:
@@ -142,7 +145,36 @@ class Remote:
             console.report(failure)
             if not failure["current"]:
                 console.console.print("It has started since.")
+        decisions = [each for each in status["decisions"] if model in {each["model"], *each["others"]}]
+        if decisions and not self._as_json:
+            console.decisions(decisions[-MOST_DECISIONS:])
         return 0
+
+    def plan(self) -> int:
+        """What a reload would change: 0 if nothing, 3 if anything, 2 if the config cannot be used."""
+        try:
+            answer = self._http.get("/api/reload")
+        except httpx.HTTPError as exc:
+            return self._unreachable(exc)
+        body = answer.json() if "json" in answer.headers.get("content-type", "") else {}
+        if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+            return self._invalid(body["error"])
+        if answer.status_code != httpx.codes.OK:
+            return self._refused(answer)
+        if self._as_json:
+            _print_json(body)
+        else:
+            for line in body["summary"] or ["nothing would change"]:
+                console.console.print(line, markup=False)
+        return DIFFERENT if body["changes"] else 0
+
+    def _invalid(self, error: Mapping[str, Any]) -> int:
+        if self._as_json:
+            _print_json(error)
+        for problem in error["problems"]:
+            console.complain(problem)
+        console.complain(error["message"].partition("; hint")[0])
+        return 2
 
     def _id(self, name: str) -> str | None:
         """The model behind an alias or a variant."""

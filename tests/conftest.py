@@ -21,7 +21,7 @@ import pytest
 from supervisor.llama.binary import find_binary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 ROOT = Path(__file__).parents[1]
 SECOND_BUILD = ROOT.parent / "shared" / "llama.cpp" / "llama-server"
@@ -123,15 +123,27 @@ class RunningService:
 
 
 @contextlib.contextmanager
-def running_service(directory: Path, config: str, *, env: dict[str, str] | None = None) -> Iterator[RunningService]:
-    """Start the installed command with this config on a free port; on leaving, nothing of it is left."""
+def running_service(
+    directory: Path,
+    config: str,
+    *,
+    env: dict[str, str] | None = None,
+    wrapper: Sequence[str | Path] = (),
+    files: Sequence[int] = (),
+) -> Iterator[RunningService]:
+    """Start the installed command with this config on a free port; on leaving, nothing of it is left.
+
+    `wrapper` is what starts it, if something does, and is given the open `files`.
+    """
     directory.mkdir(exist_ok=True)
     (directory / "models.toml").write_text(config)
     runtime = directory / "run"
     runtime.mkdir(exist_ok=True)
     log = (directory / "service.log").open("w+")
+    command = [Path(sys.executable).parent / "llama-supervise", "-c", directory / "models.toml"]
     process = subprocess.Popen(
-        [Path(sys.executable).parent / "llama-supervise", "-c", directory / "models.toml", "--listen", "127.0.0.1:0"],
+        [*wrapper, *command, "--listen", "127.0.0.1:0"],
+        pass_fds=files,
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,

@@ -79,6 +79,7 @@ def test_check_is_quiet_about_good_models(tmp_path: Path, tiny: Path) -> None:
     assert found.returncode == 0
     assert found.stdout.split("\t")[0] == "good"
     assert found.stdout.rstrip().endswith("ok")
+    assert len(found.stdout.splitlines()) == 1
 
 
 def test_check_names_every_problem_without_starting_anything(tmp_path: Path, tiny: Path) -> None:

@@ -400,7 +400,7 @@ def environ(cache: Path) -> dict[str, str]:
 
 
 def kept_in(cache: Path) -> Path:
-    return cache / "llama-supervise" / "fits.json"
+    return cache / "fits.json"
 
 
 def lessons(cache: Path) -> int:

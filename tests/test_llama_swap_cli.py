@@ -206,16 +206,15 @@ def test_the_commands_speak_with_a_service_of_a_folder(tmp_path: Path) -> None:
 # Serving.
 
 
-def test_the_service_warns_of_what_is_open_and_not_built(tmp_path: Path) -> None:
-    """One line each: no keys beyond this machine, and a config that is not watched yet."""
+def test_the_service_warns_of_what_is_open(tmp_path: Path) -> None:
+    """In one line: no keys beyond this machine."""
     (tmp_path / "config.yaml").write_text(CONFIG)
 
     with serving(tmp_path, "-config", "config.yaml", "-listen", ":0", "-watch-config") as (_, errors):
         warnings = [line for line in errors.read_text().splitlines() if line.startswith("warning: ")]
 
-    assert len(warnings) == 2
-    assert "--watch-config" in warnings[0]
-    assert "API keys" in warnings[1]
+    assert len(warnings) == 1
+    assert "API keys" in warnings[0]
 
 
 def test_with_keys_or_on_this_machine_there_is_no_warning(tmp_path: Path) -> None:

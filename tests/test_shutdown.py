@@ -224,7 +224,7 @@ def config(tiny: Path, server: str = "", *, binary: Path | None = None) -> str:
     family = ["sh", "-c", "sleep 1000 & echo $! > grandchild; wait", "${PORT}"]
     return f"""
         [server]
-        {server}
+        {server or "max_loaded = 1"}
         [defaults]
         {f'binary = "{binary}"' if binary else ""}
         [models.text]

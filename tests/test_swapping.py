@@ -318,7 +318,7 @@ def two_entries(tiny: Path, server: str = "", *, defaults: str = "") -> str:
     """One file as several models, with a context and recommended sampling each."""
     return f"""
         [server]
-        {server}
+        {server or "max_loaded = 1"}
         [defaults]
         model = "{tiny}/tiny-a.gguf"
         context-shift = true

@@ -52,9 +52,10 @@ class KeyRing:
         return found
 
     def own(self) -> str | None:
-        """A key that our own commands may bring: one that may manage every model."""
-        able = (key for key in self.keys if key.allows(Scope.MANAGE) and key.models is None)
-        return next((key.secret for key in able if key.secret is not None), None)
+        """A key that our own commands may bring: for all models, and for the service if there is one."""
+        able = [key for key in self.keys if key.allows(Scope.MANAGE) and key.models is None and key.secret is not None]
+        best = next((key for key in able if key.allows(Scope.ADMIN)), able[0] if able else None)
+        return best.secret if best is not None else None
 
     def is_in(self, name: bytes, value: bytes) -> bool:
         """Whether a header holds a key of ours in any form that somebody may read one from."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from supervisor.errors import KeyBusy, RateLimited
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from supervisor.config.clients import ClientKey
 
 
@@ -51,6 +53,10 @@ class Limits:
 
     def __init__(self) -> None:
         self._of: dict[ClientKey, Limit] = {}
+
+    def keep(self, keys: Collection[ClientKey]) -> None:
+        """There are these keys now; one of which anything has changed is another one, and begins anew."""
+        self._of = {key: limit for key, limit in self._of.items() if key in keys}
 
     def of(self, key: ClientKey) -> Limit | None:
         """What is left to a key; None if it has no limits."""

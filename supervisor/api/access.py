@@ -15,6 +15,7 @@ from supervisor.access.hosts import Hosts
 from supervisor.access.keys import KeyRing, is_basic, key_of
 from supervisor.access.limits import Limit, Limits
 from supervisor.access.sites import is_foreign, may_be_foreign
+from supervisor.api.doors import names_model
 from supervisor.config.values import Management
 from supervisor.errors import Forbidden, HostRefused, ModelForbidden, ScopeMissing, SiteRefused, Unauthorized
 from supervisor.record.audit import LOOKS, Audit, Watcher
@@ -42,31 +43,42 @@ class Client(Protocol):
     @property
     def path(self) -> str: ...
     @property
+    def query(self) -> bytes: ...
+    @property
     def headers(self) -> Headers: ...
     @property
     def address(self) -> tuple[str, int] | None: ...
     @property
     def status(self) -> int: ...
+    @property
+    def request_id(self) -> str: ...
 
 
 class Access:
-    """The rules of one config."""
+    """The rules of the config in force."""
 
     def __init__(self, config: Config, doors: Doors, *, clock: Callable[[], float] = time.monotonic) -> None:
-        server = config.server
         self._doors = doors
+        self._limits = Limits()
+        self._clock = clock
+        self.adopt(config)
+
+    def adopt(self, config: Config) -> None:
+        """Let this config hold from now on; keys that stay go on with what is left to them."""
+        server = config.server
         self._keys = KeyRing.of(config)
         self._needs_keys = bool(self._keys)
         self._hosts = Hosts(server.allowed_hosts, own=(socket.gethostname(),))
         self._are_hosts_checked_for_models = server.are_hosts_checked_for_models
         self._hops = Hops(server.trusted_proxies)
         self._management = server.management
-        self._limits = Limits()
-        self._clock = clock
+        self._limits.keep(self._keys.keys)
 
     def admit(self, client: Client) -> None:
         """Let a request in, noting whose it is, or raise why not. What manages is audited from here on."""
         door = self._doors.of(client.path)
+        if door.of_one is not None and names_model(client.query):
+            door = door.of_one
         if door.manages and not door.infers and (door.acts or client.method not in LOOKS):
             client.watcher = Audit(client, lambda: self.whence(client.headers, client.address))
         for name, value in client.headers:

@@ -32,12 +32,16 @@ class Door:
     """Whether it concerns one model, for which a key that is good for some only may be good."""
     infers: bool = False
     """Whether it uses a model, which a key's limits count."""
+    of_one: Door | None = None
+    """What holds in its place where the query names a model."""
 
 
 OPEN = Door(is_open=True)
 KEYED = Door()
 INFERENCE = Door(frozenset({Scope.INFERENCE}), names_model=True, infers=True)
 MANAGE = Door(frozenset({Scope.MANAGE}), manages=True)
+METRICS = replace(MANAGE, of_one=INFERENCE)
+"""Of all; with a model, its own, from its server."""
 MANAGE_ONE = replace(MANAGE, names_model=True)
 UNLOAD = replace(MANAGE, acts=True)
 ADMIN = Door(frozenset({Scope.ADMIN}), manages=True)
@@ -66,6 +70,13 @@ DOORS = {
     "/api/profiles/active": MANAGE,
     "/api/inflight/{id}/cancel": MANAGE,
     "/api/events": MANAGE,
+    "/api/reload": ADMIN,
+    "/api/metrics/activity": MANAGE,
+    "/api/metrics/stats": MANAGE,
+    "/api/captures/{id}": MANAGE,
+    "/api/performance": MANAGE,
+    "/api/hardware": MANAGE,
+    "/metrics": METRICS,
     "/logs": MANAGE,
     "/logs/stream": MANAGE,
     "/logs/stream/{name:path}": MANAGE_ONE,
@@ -74,6 +85,11 @@ DOORS = {
 """By the paths of the routes that answer by themselves (spec: llama-swap.md, section 1.8, for those that are open)."""
 NOT_SERVED = frozenset(("/",))
 """Open though nobody is there yet, as in llama-swap: it says nothing of anybody."""
+
+
+def names_model(query: bytes) -> bool:
+    """Whether a request of `/metrics` is for the server of one model."""
+    return b"model=" in query
 
 
 class Doors:

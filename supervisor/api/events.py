@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec.json
 
 from supervisor.api.stream import Stream
+from supervisor.errors import ConfigRejected, SupervisorError
 from supervisor.fleet.values import Phase
 
 if TYPE_CHECKING:
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from supervisor.api.service import Service
-    from supervisor.config.values import Capabilities, Model
+    from supervisor.config.changes import Plan
+    from supervisor.config.values import Capabilities, Config, Model
     from supervisor.fleet.values import Run
     from supervisor.record.bus import Bus
 
 HEARTBEAT_SECONDS = 15.0
 """Of silence, after which a comment shows proxies on the way, and us, that the other end is there."""
+GATHERED_SECONDS = 0.1
+"""How long what happens to requests waits to be told together; of the changes of one only the last is."""
 HEARTBEAT = b": still here\n\n"
 
 _STATES = {Phase.STARTING: "starting", Phase.READY: "ready", Phase.STOPPING: "stopping"}
@@ -44,10 +48,7 @@ class Events:
         self._service = service
         self._bus = bus
         self._heartbeat_seconds = heartbeat_seconds
-        self._models = [service.config.models[name] for name in sorted(service.config.models)]
-        self._peers = list(_peers(service))
-        self._entries: dict[tuple[str, str], msgspec.Raw] = {}
-        """Models by id and state, encoded: there may be ten thousand, and few of them change."""
+        self._read(service.config)
         self._is_due = False
         """Whether the models' states will be told at the end of this turn of the loop."""
         service.pool.on_change.append(self.models_changed)
@@ -63,6 +64,26 @@ class Events:
         if self._bus.is_heard and not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_soon(self._tell_models)
+
+    def adopt(self, config: Config) -> None:
+        """Tell what there is now; who listens stays."""
+        self._read(config)
+        self._bus.publish("uiConfig", self._page_settings(), key="")
+        self.profile_changed()
+
+    def reloaded(self, outcome: Plan | SupervisorError) -> None:
+        """The config has been read again: what that has changed, or why it has changed nothing."""
+        if isinstance(outcome, SupervisorError):
+            problems = outcome.problems if isinstance(outcome, ConfigRejected) else ()
+            self._bus.publish("configReloaded", {"error": outcome.message, "problems": problems})
+        else:
+            self._bus.publish("configReloaded", outcome.as_json())
+
+    def _read(self, config: Config) -> None:
+        self._models = [config.models[name] for name in sorted(config.models)]
+        self._peers = list(_peers(config))
+        self._entries: dict[tuple[str, str], msgspec.Raw] = {}
+        """Models by id and state, encoded: there may be ten thousand, and few of them change."""
 
     def profile_changed(self) -> None:
         """Another profile is active, or none."""
@@ -88,8 +109,9 @@ class Events:
                 if not await news.wait(self._heartbeat_seconds):
                     yield HEARTBEAT
                     continue
+                await news.gather(GATHERED_SECONDS)
                 events = news.take()
-                told = self._everything() if events is None else (frame(event.kind, event.data) for event in events)
+                told = self._everything() if events is None else (frame(event.kind, event.told()) for event in events)
                 printed = {"proxy": proxy.take(), "upstream": upstream.take()}
                 frames = [*(_log(source, text) for source, text in printed.items() if text), *told]
                 if frames:
@@ -98,9 +120,12 @@ class Events:
     def _everything(self) -> Iterator[bytes]:
         """All that is no log: for who has just come, and for who was too slow."""
         yield frame("modelStatus", self.model_status())
-        yield frame("uiConfig", {"activity": {"session_id": self._service.config.server.session_id_headers}})
+        yield frame("uiConfig", self._page_settings())
         yield frame("profileChanged", self._profile())
         yield frame("inflight", self._service.in_flight.snapshot())
+
+    def _page_settings(self) -> dict[str, object]:
+        return {"activity": {"session_id": self._service.config.server.session_id_headers}}
 
     def _profile(self) -> dict[str, str | None]:
         return {"active": self._service.names.active_profile}
@@ -164,8 +189,8 @@ def _model(model: Model, state: str) -> dict[str, object]:
     }
 
 
-def _peers(service: Service) -> Iterator[msgspec.Raw]:
-    offered = {f"{name}/{model}": name for name, peer in service.config.peers.items() for model in peer.models}
+def _peers(config: Config) -> Iterator[msgspec.Raw]:
+    offered = {f"{name}/{model}": name for name, peer in config.peers.items() for model in peer.models}
     for whole_name, peer in sorted(offered.items()):
         fields = {"name": "", "description": "", "state": "", "unlisted": False, "peerID": peer}
         yield _raw({"id": whole_name, **fields})

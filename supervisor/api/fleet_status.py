@@ -3,36 +3,62 @@
 from __future__ import annotations
 
 import time
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from supervisor import __version__
+from supervisor.api import memory_status
 from supervisor.api.listing import state_of, status
+from supervisor.fleet.memory import Reading
+from supervisor.fleet.waiting import expected_wait
 from supervisor.runtime.vitals import resident_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from supervisor.api.service import Service
     from supervisor.config.values import Model
 
+MOST_EXPECTED = 100
+"""Models of those that are waited for whose wait is told."""
 
-def fleet_status(service: Service) -> dict[str, object]:
-    """Models with their processes, the queue, and the last failure of each model."""
+
+def fleet_status(service: Service, reading: Reading | None = None) -> dict[str, object]:
+    """Models with their processes, the queue, and the last failure of each model; devices if they have been read."""
     now = time.monotonic()
     fleet = service.pool.fleet
+    expected = {
+        model: round(expected_wait(fleet, model, now), 1) for model in islice(fleet.queue.wanted, MOST_EXPECTED)
+    }
     return {
         "version": __version__,
         "uptime_seconds": round(time.time() - service.started_at),
         "closing": fleet.closing,
         "max_loaded": service.config.server.max_loaded,
-        "models": [_model(service, model, now) for model in service.config.models.values()],
+        "devices": memory_status.devices(reading or Reading(), service.config.memory),
+        "models": [_model(service, model, now) for model in (*service.config.models.values(), *_former(service))],
         "queue": [
-            {"ticket": ticket.id, "model": ticket.model, "waiting_seconds": round(now - ticket.since, 3)}
-            for ticket in fleet.queue
+            {
+                "ticket": ticket.id,
+                "model": ticket.model,
+                "position": position,
+                "waiting_seconds": round(now - ticket.since, 3),
+                "expected_seconds": expected.get(ticket.model),
+            }
+            for position, ticket in enumerate(fleet.queue, 1)
         ],
+        "decisions": [decided.as_json() for decided in service.pool.decisions],
         "failures": {
             name: {"message": report.message, **report.as_json(), "current": name in fleet.failures}
             for name, report in service.pool.reports.items()
         },
     }
+
+
+def _former(service: Service) -> Iterable[Model]:
+    """Models that are in the config no more, and still serve the requests they had."""
+    known = service.config.models
+    return {run.model.id: run.model for run in service.pool.fleet.runs if run.model.id not in known}.values()
 
 
 def _model(service: Service, model: Model, now: float) -> dict[str, object]:
@@ -48,6 +74,7 @@ def _model(service: Service, model: Model, now: float) -> dict[str, object]:
         "size_bytes": inspection.size if inspection else None,
         "quantisation": header.quantisation if header else None,
         "context": context or (header.context_length if header else None),
+        "memory": memory_status.footprint(service.launcher.ledger.footprint(model.id)),
         "waiting": service.pool.fleet.queue.wanted.get(model.id, 0),
         "warnings": service.warnings(model.id),
         "problems": [problem.cause for problem in inspection.problems] if inspection else [],

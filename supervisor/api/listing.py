@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
     from supervisor.api.service import Service
-    from supervisor.config.values import Capabilities, Model, Variant
+    from supervisor.config.values import Capabilities, Config, Model, Variant
     from supervisor.fleet.names import Meaning
     from supervisor.llama.preflight import Inspection
 
@@ -32,6 +32,10 @@ class Listing:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._cold: dict[str, tuple[Inspection | None, tuple[tuple[str, msgspec.Raw], ...]]] = {}
+
+    def adopt(self, config: Config) -> None:
+        """Encode every entry anew."""
+        self._cold.clear()
 
     def __call__(self, is_visible: Callable[[str], bool] | None = None) -> dict[str, object]:
         """As `GET /v1/models` answers, by name; only those that are visible to who asks."""
@@ -261,7 +265,7 @@ def state_of(service: Service, model_id: str) -> str:
         return "failed" if model_id in service.pool.fleet.failures else "cold"
     if run.phase is Phase.READY:
         live = service.pool.live_run(run.id)
-        if run.retiring in {Reason.EVICTED, Reason.UNLOADED, Reason.CLOSING}:
+        if run.retiring in {Reason.EVICTED, Reason.UNLOADED, Reason.RELOADED, Reason.CLOSING}:
             return "draining"
         return "busy" if live and live.leases else "ready"
     return "loading" if run.phase is Phase.STARTING else "stopping"

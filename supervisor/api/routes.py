@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import anyio.to_thread
 import msgspec.json
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -14,6 +15,8 @@ from supervisor.api.asker import about_model, asker_of, reached, visible
 from supervisor.api.events import Events
 from supervisor.api.fleet_status import fleet_status
 from supervisor.api.logs import LogRoutes
+from supervisor.api.records import RecordRoutes
+from supervisor.api.reload import ReloadRoutes
 from supervisor.errors import InvalidRequest, RouteNotFound
 
 if TYPE_CHECKING:
@@ -42,6 +45,10 @@ class Api:
         self._listing = listing.Listing(service)
         self._events = Events(service, service.bus)
         self._logs = LogRoutes(service)
+        self._records = RecordRoutes(service)
+        self._reload = ReloadRoutes(service)
+        service.configuration.followers += [self._listing.adopt, self._events.adopt]
+        service.configuration.on_end.append(self._events.reloaded)
 
     def routes(self) -> list[Route]:
         """For Starlette; GET includes HEAD."""
@@ -68,6 +75,8 @@ class Api:
             Route("/status", self.status),
             Route("/api/events", self._events.stream),
             *self._logs.routes(),
+            *self._records.routes(),
+            *self._reload.routes(),
         ]
 
     # For everybody.
@@ -108,7 +117,9 @@ class Api:
         return Json(listing.running(self._service))
 
     async def status(self, request: Request) -> Response:
-        return Json(fleet_status(self._service))
+        # In a thread, for a driver may take its time.
+        reading = await anyio.to_thread.run_sync(self._service.launcher.ledger.readings.read)
+        return Json(fleet_status(self._service, reading))
 
     async def load(self, request: Request) -> Response:
         """Start loading; with `"wait": true`, answer when the model is ready or with the reason why it is not.
@@ -183,7 +194,7 @@ async def _fields(request: Request) -> dict[str, Any]:
             raise InvalidRequest(f"the request body has more than {BODY_LIMIT} bytes")
     try:
         fields = msgspec.json.decode(body)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequest(f"the request body is not valid JSON: {exc}") from exc
     if not isinstance(fields, dict):
         raise InvalidRequest('expected a JSON object such as {"model": "NAME"}')

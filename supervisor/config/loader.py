@@ -23,7 +23,7 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Config:
     if path.suffix in YAML:
         return load_yaml(path, environ=environ)
     try:
-        return key_files.with_keys(toml.parse(_text(path), base=path.absolute().parent, environ=environ))
+        return key_files.with_keys(toml.parse(text_of(path), base=path.absolute().parent, environ=environ))
     except ConfigInvalid as invalid:
         raise ConfigInvalid(invalid.problems, source=path) from invalid
 
@@ -36,7 +36,7 @@ def load_yaml(path: Path | None, *, folder: Path | None = None, environ: Mapping
     source = path or folder
     try:
         paths = _paths(path, folder)
-        texts = {str(each) if len(paths) > 1 else "": _text(each) for each in paths}
+        texts = {str(each) if len(paths) > 1 else "": text_of(each) for each in paths}
         return _checked(reader.parse_all(texts, base=Path.cwd(), environ=environ))
     except ConfigInvalid as invalid:
         raise ConfigInvalid(invalid.problems, source=source) from invalid
@@ -70,7 +70,8 @@ def _checked(config: Config) -> Config:
     return config
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a file; raises `ConfigInvalid` where it cannot be read or is none."""
     try:
         content = path.read_bytes()
     except OSError as error:

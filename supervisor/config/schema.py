@@ -6,6 +6,7 @@ field in `values`, or is turned into it by `toml`.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from supervisor.config import access, quantities
@@ -36,10 +37,12 @@ from supervisor.config.kinds import (
 from supervisor.config.options import OPTIONS, SAMPLING
 from supervisor.config.patterns import pattern
 from supervisor.config.problems import Mismatch
-from supervisor.config.values import STATIC_ASSETS, Management, Strategy, Transport
+from supervisor.config.values import STATIC_ASSETS, LogFormat, Management, Spread, Strategy, Transport
 
 if TYPE_CHECKING:
     from supervisor.config.place import Place
+
+_DEVICE = re.compile(r"host|[A-Za-z]+[0-9]+(?:@.+)?")
 
 
 def _name(place: Place) -> str:
@@ -90,10 +93,24 @@ def _path_of_url(value: object) -> str:
     raise Mismatch('a path such as "/health", or "none"')
 
 
+def _pause(value: object) -> float:
+    if (seconds := quantities.duration(value)) >= 1:
+        return seconds
+    raise Mismatch("a second or more")
+
+
 def _pin(value: object) -> str | None:
     if isinstance(value, str):
         return value or None
     raise Mismatch('the name of a model, or "" for none')
+
+
+def _device(place: Place) -> str:
+    """`host`, or a name as `llama-server --list-devices` prints it."""
+    name = str(place.key)
+    if not _DEVICE.fullmatch(name):
+        raise Mismatch('"host", or a device as `llama-server --list-devices` names it, such as "CUDA0"')
+    return name
 
 
 DURATION = of(quantities.duration, {"$ref": "#/$defs/duration"})
@@ -129,6 +146,15 @@ def _timeouts(response_header: str) -> dict[str, Key]:
 
 TIMEOUTS = _timeouts("never")
 
+HOOKS = {
+    "before_load": Key(COMMAND, "Run to its end before the model's process is started."),
+    "after_load": Key(COMMAND, "Run once the model is ready; requests do not wait for it."),
+    "before_unload": Key(COMMAND, "Run to its end before the process is told to leave."),
+    "after_unload": Key(COMMAND, "Run to its end once the process is gone, before its memory counts as free."),
+    "timeout": Key(POSITIVE_DURATION, "How long one of them may take before it is killed.", "30s"),
+    "required": Key(BOOLEAN, "Do not load the model when `before_load` fails; otherwise that is a warning.", False),
+}
+
 CAPABILITIES = {
     "inputs": Key(MODALITIES, "What it understands: text, audio, image."),
     "outputs": Key(MODALITIES, "What it answers with: text, audio, image."),
@@ -137,19 +163,46 @@ CAPABILITIES = {
     "context": Key(integer(0), "Tokens of context; 0 says nothing.", 0),
 }
 
+PERFORMANCE = {
+    "disabled": Key(BOOLEAN, "Take no samples.", False),
+    "every": Key(of(_pause, {"$ref": "#/$defs/duration"}), "Between two samples; a second or more.", "5s"),
+}
+
 SERVER = {
     "listen": Key(LISTEN, "Where to listen, as HOST:PORT; `:8080` is every interface.", "127.0.0.1:8080"),
     "default_model": Key(FILLED, "The model of a request that names none; not needed where there is only one."),
-    "max_loaded": Key(integer(1), "Models that may be in memory at the same time.", 1),
+    "max_loaded": Key(integer(1), "Models that may be in memory at the same time; without it as many as fit."),
     "max_queue": Key(integer(0), "Requests that may wait; the next one is told to come back later.", 1000),
-    "max_wait": Key(DURATION, "How long later requests may overtake a waiting one.", "1m"),
-    "drain_timeout": Key(DURATION, "How long an unload waits for requests in flight before it cuts them.", "30s"),
-    "stop_timeout": Key(DURATION, "How long a server run by `cmd` gets to leave before it is killed.", "10s"),
+    "max_wait": Key(DURATION, "How long later requests may overtake a waiting one.", "30s"),
+    "min_residency": Key(
+        DURATION, "How long a busy model may go on taking requests before it makes room; without it as its load took."
+    ),
+    "preload": Key(list_of(FILLED), "Models to load at the start, one after the other."),
+    "on_idle": Key(FILLED, "The model to have loaded when nothing was asked for in a while; its `ttl` is not for it."),
+    "drain_timeout": Key(
+        DURATION,
+        "How long an unload, and the end of the service, waits for requests in flight before it cuts them. The end "
+        "takes at most this, `stop_timeout` (twice with `cmd_stop`) and 7 s: 57 s of the 90 s that systemd allows.",
+        "30s",
+    ),
+    "stop_timeout": Key(
+        DURATION,
+        "How long a server run by `cmd` gets to leave before it is killed; at the end of the service all have theirs "
+        "at the same time.",
+        "10s",
+    ),
     "comment_after": Key(
         DURATION, "After how long a waiting stream is told, in comments that clients ignore, how loading goes.", "5s"
     ),
     "max_body": Key(POSITIVE_SIZE, "The largest request accepted.", "256MiB"),
+    "body_memory": Key(
+        POSITIVE_SIZE, "How much memory the bodies of all requests may take together; `max_body` at least.", "512MiB"
+    ),
+    "max_connections": Key(integer(1), "Connections at a time; fewer where the limit of open files is low.", 4096),
     "log_buffer": Key(SIZE, "How much of each model's output is kept.", "256KiB"),
+    "log_dir": Key(FILLED, "Write our log and each model's output to files in this directory as well."),
+    "log_file_size": Key(POSITIVE_SIZE, "The size at which a log file is put aside and a new one begun.", "10MiB"),
+    "log_file_count": Key(integer(0), "How many log files that were put aside are kept, of each kind.", 5),
     "management": Key(
         one_of({each.value: each for each in Management}),
         "Who may load, unload and read logs without a key: this machine, private networks too, or anyone.",
@@ -157,6 +210,11 @@ SERVER = {
     ),
     "log_level": Key(
         one_of({word: word for word in ("debug", "info", "warning", "error")}), "How much we log ourselves.", "info"
+    ),
+    "log_format": Key(
+        one_of({each.value: each for each in LogFormat}),
+        "How we write it: lines for people, or a JSON object per line, for each request as well.",
+        "text",
     ),
     "api_keys": Key(
         list_of(API_KEY),
@@ -169,6 +227,16 @@ SERVER = {
     "tls_cert_file": Key(FILLED, "The certificate to serve HTTPS with, in PEM."),
     "tls_key_file": Key(FILLED, "The key of that certificate, in PEM."),
     **access.SERVER,
+    "activity": Key(BOOLEAN, "Record and count requests.", True),
+    "metrics_max_in_memory": Key(integer(1), "Requests whose record is kept without a `store`.", 1000),
+    "store": Key(FILLED, "A SQLite file to keep the record of requests in; without it, memory."),
+    "capture_buffer": Key(SIZE, "How much of whole requests and answers is kept in memory to be looked at.", 0),
+    "session_id_headers": Key(
+        list_of(FILLED),
+        "Request headers that tell which requests belong together.",
+        ["X-Session-ID", "X-Litellm-Session-Id"],
+    ),
+    "performance": Key(record(PERFORMANCE), "How the host and its GPUs are watched."),
 }
 
 VARIANT = {
@@ -198,6 +266,9 @@ MODEL = {
     "capabilities": Key(record(CAPABILITIES), "What it can do, shown where models are listed."),
     "ttl": Key(LIFETIME, "Unload the model when it was idle for so long.", "never"),
     "pinned": Key(BOOLEAN, "Never unload it to make room for another model.", False),
+    "priority": Key(
+        integer(-1000), "Its requests go before those for models with less, for `max_wait` at most; 0 without it."
+    ),
     "fit_cache": Key(BOOLEAN, "Leave `--fit` out where an earlier start shows that it changes nothing.", True),
     "prefetch": Key(BOOLEAN, "Read the model's files into the page cache ahead of its start.", True),
     "concurrency": Key(integer(1), "Requests sent to it at a time; without it llama-server queues by itself."),
@@ -207,8 +278,11 @@ MODEL = {
         DURATION, "How long a `cmd` gets to leave before it is killed; without it `stop_timeout` of the server."
     ),
     "timeouts": Key(record(TIMEOUTS), "How long the steps of a request to its server may take."),
+    "hooks": Key(record(HOOKS), "Commands to run before and after its process lives, without a shell."),
     "ignore_websockets": Key(BOOLEAN, "Websockets neither start it nor keep it loaded.", False),
-    "send_loading_state": Key(BOOLEAN, "Tell a waiting chat stream as reasoning how loading goes.", False),
+    "send_loading_state": Key(
+        BOOLEAN, "Tell waiting streams how loading goes, where a model's reasoning is shown.", False
+    ),
     "stall_timeout": Key(
         LIFETIME,
         "How long it may owe an answer, send nothing and do no work before it is replaced; `cmd`: never.",
@@ -270,6 +344,36 @@ SELECTOR = {
     "metadata": Key(table_of(JSON), "Anything you like, passed on where models are listed."),
 }
 
+MEMORY = {
+    "reserve": Key(SIZE, "How much is left alone of each device that has no budget.", "1GiB"),
+    "spread": Key(
+        one_of({each.value: each for each in Spread}),
+        "Which of several GPUs a model goes to: the one that it fills best (pack), or the emptiest (spread).",
+        "pack",
+    ),
+    "budget": Key(
+        table_of(SIZE, _device), "The most that all models together may take of a device: `host`, `CUDA0`, `Vulkan0`, …"
+    ),
+}
+
+GROUP = {
+    "members": Key(list_of(FILLED), "Its models."),
+    "swap": Key(BOOLEAN, "Loading one of them unloads the others.", True),
+    "exclusive": Key(BOOLEAN, "Loading one of them unloads the models of other groups.", True),
+    "persistent": Key(BOOLEAN, "Other groups leave them loaded.", False),
+}
+
+MATRIX = {
+    "sets": Key(
+        table_of(FILLED),
+        'Models that may be loaded together, as expressions such as "llm & (tts | whisper)"; `+NAME` is another set.',
+    ),
+    "vars": Key(table_of(FILLED), "Short names for models, to be used in sets."),
+    "evict_costs": Key(
+        table_of(integer(1)), "What unloading a model costs compared with others; 1 where nothing is said."
+    ),
+}
+
 PROFILE = {
     "description": Key(STRING, "When to use it."),
     "pins": Key(
@@ -283,6 +387,7 @@ OFFERED = {name: {"description": description, **OPTION.json} for name, descripti
 FILE = record(
     {
         "server": Key(record(SERVER), "The service itself."),
+        "memory": Key(record(MEMORY), "How much memory models may take."),
         "defaults": Key(offering(record(DEFAULTS, OPTION), OFFERED), "What holds for every model that says no other."),
         "models": Key(
             table_of(offering(record(MODEL, OPTION), OFFERED), _name_in_key),
@@ -294,6 +399,10 @@ FILE = record(
         "selectors": Key(
             table_of(requiring(record(SELECTOR), "strategy", "targets")), "Names that stand for one of several models."
         ),
+        "groups": Key(
+            table_of(record(GROUP)), "Models that are swapped together; the others are a group of their own."
+        ),
+        "matrix": Key(record(MATRIX), "Sets of models that may be loaded together, in place of groups."),
         "profiles": Key(
             table_of(requiring(record(PROFILE), "pins")), "Other meanings of names, one profile of which may be active."
         ),

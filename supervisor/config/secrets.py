@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
+    from supervisor.config.problems import Problem
     from supervisor.config.values import Config, Model
 
 SHOWN_INSTEAD = "[redacted]"
@@ -17,6 +18,8 @@ SHORTEST = 6
 """Characters; hiding shorter values would make every text unreadable and protects nothing."""
 
 _NAME = re.compile(r"(?:key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
+_SECRETIVE_KEY = re.compile(r"(?:keys?|token|secrets?|password|passwd|credentials?)$", re.IGNORECASE)
+_INDEX = re.compile(r"\[\d+\]")
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s\"']+@")
 _VARIABLE = re.compile(r"\$\{env[:.]([^}]*)\}")
 _BEARER = re.compile(r"(?P<kind>\b(?:bearer|basic) +)[\w.~+/=-]{6,}", re.IGNORECASE)
@@ -57,12 +60,32 @@ class Redactor:
         found = config.secrets | {value for model in config.models.values() for value in _secrets(model)}
         return cls(tuple(sorted((value for value in found if len(value) >= SHORTEST), key=len, reverse=True)))
 
+    def and_of(self, config: Config) -> Redactor:
+        """These secrets, and those of another config."""
+        values = {*self.values, *Redactor.of(config).values}
+        return Redactor(tuple(sorted(values, key=len, reverse=True)))
+
     def __call__(self, text: str) -> str:
         """The text without them."""
         for value in self.values:
             if value in text:
                 text = text.replace(value, SHOWN_INSTEAD)
         return text
+
+
+class Secrets:
+    """Takes the secrets of each config so far out of any text: children of a former one may still tell its."""
+
+    def __init__(self, config: Config) -> None:
+        self._redact = Redactor.of(config)
+
+    def adopt(self, config: Config) -> None:
+        """Those of this config are secret, too."""
+        self._redact = self._redact.and_of(config)
+
+    def __call__(self, text: str) -> str:
+        """The text without them."""
+        return self._redact(text)
 
 
 def redacted(argv: Iterable[str]) -> tuple[str, ...]:
@@ -93,6 +116,12 @@ def keys(config: Config) -> frozenset[str]:
     passwords = {word for peer in peers for word in _passwords(peer.proxy)}
     clients = (*config.server.api_keys, *(key.secret or "" for key in config.keys.values()))
     return frozenset({*clients, *(peer.api_key or "" for peer in peers), *passwords}) - {""}
+
+
+def shown_problem(problem: Problem) -> Problem:
+    """A problem as it may be shown to whoever reads logs: what stands where a secret should is not repeated."""
+    name = _INDEX.sub("", problem.path).rpartition(".")[2]
+    return replace(problem, found=SHOWN_INSTEAD) if problem.found and _SECRETIVE_KEY.search(name) else problem
 
 
 def redacted_toml(text: str) -> str:

@@ -14,6 +14,7 @@ from supervisor.config import names
 from supervisor.config.access import check_keys, client_key
 from supervisor.config.filters import filters, merged, request_fields
 from supervisor.config.place import CONTROL, Place, Sheet
+from supervisor.config.policies import groups, matrix
 from supervisor.config.problems import SHOWN_LENGTH, ConfigInvalid, Problem, nearest
 from supervisor.config.quantities import Address
 from supervisor.config.schema import FILE
@@ -22,8 +23,11 @@ from supervisor.config.values import (
     Capabilities,
     Config,
     Filters,
+    Hooks,
+    Memory,
     Model,
     Peer,
+    Performance,
     Profile,
     Selector,
     Server,
@@ -36,13 +40,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from supervisor.config.routing import Groups, Matrix
     from supervisor.config.values import Json, Option
 
 T = TypeVar("T")
 Fields = dict[str, object]
 
 SYNTAX_ERROR = re.compile(r"(?P<reason>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.S)
-MERGED = ("options", "sampling", "env", "metadata", "set_params", "timeouts")
+MERGED = ("options", "sampling", "env", "metadata", "set_params", "timeouts", "hooks")
 """What a model has key by key on top of `[defaults]`; anything else replaces it."""
 FILTERS = ("set_params", "set_params_by_name", "strip_params")
 LLAMA_ONLY = ("options", "sampling", "binary", "transport")
@@ -109,6 +114,21 @@ def _check(root: Place, file: Fields) -> None:
     default = _table(file, "server").get("default_model")
     if isinstance(default, str) and default not in root.sheet.names:
         _refuse_default(root.child("server").child("default_model"), root.sheet.names)
+    _check_loaded(server, _table(file, "server"), _table(file, "models"))
+    if "groups" in file and "matrix" in file:
+        root.child("matrix").refuse("either groups or a matrix", found="both")
+
+
+def _check_loaded(server: Place, fields: Fields, models: Fields) -> None:
+    """What is loaded without being asked for is named by its id."""
+    preload = cast("tuple[str, ...]", fields.get("preload", ()))
+    named = [(server.at("preload", index), name) for index, name in enumerate(preload)]
+    if "on_idle" in fields:
+        named.append((server.at("on_idle"), str(fields["on_idle"])))
+    for place, name in named:
+        if name not in models:
+            meant = nearest(name, models)
+            place.refuse("the name of a model", f"did you mean `{meant}`?" if meant else "", found=name)
 
 
 def _check_cmd(model: Place, fields: Fields) -> None:
@@ -135,14 +155,21 @@ def _refuse_default(place: Place, names: Mapping[str, Place]) -> None:
 
 def _config(root: Place, file: Fields, base: Path) -> Config:
     defaults, models = _table(file, "defaults"), {}
+    priorities: dict[str, int] = {}
     for name, each in _tables(file, "models"):
         by_name = root.at("models", name, "set_params_by_name")
         own = cast("tuple[str, ...]", each.get("aliases", ()))
         further = names.automatic_aliases(by_name, name, own, _table(each, "set_params_by_name"))
-        models[name] = _model(name, {**_under(defaults, each), "aliases": own + further})
+        fields = _under(defaults, each)
+        if priority := cast("int", fields.pop("priority", 0)):
+            priorities[name] = priority
+        models[name] = _model(name, {**fields, "aliases": own + further})
     return Config(
         base=base,
         server=_server(_table(file, "server")),
+        memory=_made(Memory, _table(file, "memory")),
+        routing=_routing(root, file, models),
+        priorities=priorities,
         models=models,
         peers={name: _peer(each) for name, each in _tables(file, "peers")},
         selectors={
@@ -155,9 +182,17 @@ def _config(root: Place, file: Fields, base: Path) -> Config:
     )
 
 
+def _routing(root: Place, file: Fields, models: Mapping[str, Model]) -> Groups | Matrix | None:
+    if "matrix" in file:
+        return matrix(root.child("matrix"), _table(file, "matrix"), models)
+    return groups(root.child("groups"), dict(_tables(file, "groups")), models) if "groups" in file else None
+
+
 def _server(fields: Fields) -> Server:
     listen = fields.get("listen")
     fields = {key: value for key, value in fields.items() if key != "listen"}
+    if "performance" in fields:
+        fields["performance"] = _made(Performance, _table(fields, "performance"))
     return _made(Server, fields | (listen._asdict() if isinstance(listen, Address) else {}))
 
 
@@ -175,6 +210,7 @@ def _model(name: str, fields: Fields) -> Model:
     own = _filters(fields)
     variants = {key: _variant(own, each) for key, each in _tables(fields, "variants")}
     made: Fields = {"id": name, "variants": variants, "timeouts": _made(Timeouts, _table(fields, "timeouts"))}
+    made["hooks"] = _made(Hooks, _table(fields, "hooks"))
     if "capabilities" in fields:
         made["capabilities"] = _made(Capabilities, _table(fields, "capabilities"))
     return _made(Model, {**_without_filters(fields), **_all_filters(fields), **made})

@@ -48,6 +48,15 @@ class Overload(Enum):
     """It is answered 429; those that wait for a load count too."""
 
 
+class Spread(Enum):
+    """Which of several GPUs a model goes to."""
+
+    PACK = "pack"
+    """The one that it fills best, so that a large one stays empty for a large model."""
+    SPREAD = "spread"
+    """The emptiest."""
+
+
 class Console(Enum):
     """Whose log goes to our own output."""
 
@@ -55,6 +64,14 @@ class Console(Enum):
     UPSTREAM = "upstream"
     BOTH = "both"
     NONE = "none"
+
+
+class LogFormat(Enum):
+    """How we write our own log."""
+
+    TEXT = "text"
+    JSON = "json"
+    """One object per line, and one line for each request."""
 
 
 class Strategy(Enum):
@@ -123,6 +140,24 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class Hooks:
+    """Commands that are run around the life of a model's process; empty: none."""
+
+    before_load: tuple[str, ...] = ()
+    """Run to its end before the process is started."""
+    after_load: tuple[str, ...] = ()
+    """Started once the model is ready; requests do not wait for it."""
+    before_unload: tuple[str, ...] = ()
+    """Run to its end before the process is told to leave; a crash leaves no time for it."""
+    after_unload: tuple[str, ...] = ()
+    """Run to its end once the process is gone; until then its memory counts as taken."""
+    timeout: float = 30.0
+    """Seconds after which a command is killed and has failed."""
+    required: bool = False
+    """Whether the model is not loaded when `before_load` fails."""
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One `[models.NAME]` table with `[defaults]` already under it."""
 
@@ -167,10 +202,11 @@ class Model:
     """Requests at a time; None leaves queueing to the child."""
     overload: Overload = Overload.WAIT
     timeouts: Timeouts = field(default_factory=Timeouts)
+    hooks: Hooks = field(default_factory=Hooks)
     ignore_websockets: bool = False
     """Whether websockets neither start the model nor keep it loaded."""
     send_loading_state: bool = False
-    """Whether a waiting chat stream is told as reasoning how its model's load goes."""
+    """Whether waiting streams are told as reasoning how the model's load goes."""
     use_model_name: str | None = None
     """The `model` the server gets to see; None: the one the client sent."""
     filters: Filters = field(default_factory=Filters)
@@ -233,6 +269,17 @@ class Performance:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """The `[memory]` table: how much of each device all models together may take."""
+
+    reserve: int = 1024**3
+    """Bytes left alone of every device that has no budget."""
+    budget: Mapping[str, int] = field(default_factory=dict)
+    """Bytes by device: `host`, or the name llama-server has for a GPU."""
+    spread: Spread = Spread.PACK
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """The `[server]` table."""
 
@@ -240,11 +287,15 @@ class Server:
     """An address or a name; empty is every interface."""
     port: int = 8080
     default_model: str | None = None
-    max_loaded: int = 1
-    """Models that may be in memory at the same time."""
+    max_loaded: int | None = None
+    """Models that may be in memory at the same time; None: as many as fit."""
+    min_residency: float | None = None
+    """Seconds that a busy model may go on taking requests before it makes room; None: as long as its load took."""
+    on_idle: str | None = None
+    """The model to have loaded when nothing is asked for."""
     max_queue: int = 1000
     """Requests that may wait; the next one is answered 429."""
-    max_wait: float = 60.0
+    max_wait: float = 30.0
     """Seconds for which later requests may overtake a waiting one."""
     drain_timeout: float = 30.0
     """Seconds an unload waits for requests in flight before it cuts them."""
@@ -254,10 +305,21 @@ class Server:
     """Seconds after which a waiting stream is told by comments how its model's load goes."""
     max_body: int = 256 * 1024**2
     """Bytes of a request body; more is answered 413."""
+    body_memory: int = 512 * 1024**2
+    """Bytes that the bodies of all requests may hold in memory; a further large one is answered 503."""
+    max_connections: int = 4096
+    """Connections of clients; fewer if we may open fewer files. The next one is answered 503."""
     log_buffer: int = 256 * 1024
     """Bytes of output kept per model."""
+    log_dir: str | None = None
+    """Where our log and each model's output are written to files, too; None: nowhere."""
+    log_file_size: int = 10 * 1024**2
+    """Bytes after which a log file is put aside and a new one begun."""
+    log_file_count: int = 5
+    """Log files kept that were put aside, for each model and for us."""
     management: Management = Management.LOCAL
     log_level: str = "info"
+    log_format: LogFormat = LogFormat.TEXT
     log_time_format: str | None = None
     """The name of a layout of Go's `time`, in small letters; empty: lines without a time; None: lines of our own."""
     log_to_stdout: Console = Console.PROXY
@@ -283,9 +345,11 @@ class Server:
     """The port of the first model that names `${PORT}`, where ports are fixed."""
     preload: tuple[str, ...] = ()
     """Models that are loaded at the start, one after the other."""
+    activity: bool = True
+    """Whether requests are recorded and counted."""
     metrics_max_in_memory: int = 1000
     """Rows of activity kept without a `store`."""
-    capture_buffer: int = 5 * 1024**2
+    capture_buffer: int = 0
     """Bytes of requests and answers kept to look at; 0 keeps none."""
     store: str | None = None
     """The SQLite file activity is kept in; None: memory."""
@@ -309,6 +373,8 @@ class Config:
     """The keys of clients, besides `server.api_keys`."""
     routing: Groups | Matrix | None = None
     """Which models may be loaded together, beside `max_loaded`; None: any."""
+    memory: Memory | None = None
+    """How memory decides who may run; None, as for every llama-swap file: it does not."""
     priorities: Mapping[str, int] = field(default_factory=dict)
     """Models whose requests go first, the highest number foremost; 0 for the others."""
     secrets: frozenset[str] = field(default=frozenset(), repr=False)

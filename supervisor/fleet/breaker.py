@@ -44,7 +44,7 @@ def after_failure(fleet: Fleet, run: Run, failure: Failure, now: float, *, jitte
         after = _crashed(before, now, jitter)
     elif failure.phase == "preparing":
         after = replace(before, retry_at=now)  # looking again costs next to nothing, and finds what has been mended
-    elif failure.permanent and failure.cause not in OUTSIDE:
+    elif failure.permanent and not _may_be_mended_unseen(run, failure):
         after = replace(before, retry_at=math.inf)
     else:
         failed = before.failed + 1
@@ -52,6 +52,11 @@ def after_failure(fleet: Fleet, run: Run, failure: Failure, now: float, *, jitte
     if not failure.permanent and failure.phase != "preparing":
         failure = replace(failure, retry_after_seconds=round(after.retry_at - now, 1) or FIRST_PAUSE)
     return with_breaker(with_failure(fleet, run.model.id, failure), run.model.id, after)
+
+
+def _may_be_mended_unseen(run: Run, failure: Failure) -> bool:
+    """Whether what was lacking may come back without our notice: which files a script reads nobody tells us."""
+    return failure.cause in OUTSIDE or (bool(run.model.cmd) and failure.binary is None)
 
 
 def after_success(fleet: Fleet, model: str) -> Fleet:

@@ -136,5 +136,11 @@ def _stays(run: Run) -> bool:
 
 
 def may_start(fleet: Fleet, model: str) -> bool:
-    """Whether everything that lives, if only to its end, may live beside this model."""
+    """Whether everything that lives, if only to its end, may live beside this model.
+
+    A port that is given from one model to another by a reload is free once the former process is gone.
+    """
+    port = fleet.config.models[model].port
+    if port is not None and any(run.is_leaving and run.model.port == port for run in fleet.runs):
+        return False
     return not evicted_by(fleet.config.routing, model, frozenset(run.model.id for run in fleet.runs))

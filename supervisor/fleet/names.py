@@ -60,12 +60,18 @@ Meaning: TypeAlias = Target | Choice
 
 
 class Names:
-    """The names of one config, and which profile is active."""
+    """The names of the config in force, and which profile is active."""
 
     def __init__(self, config: Config) -> None:
+        self.active_profile: str | None = None
+        self.adopt(config)
+
+    def adopt(self, config: Config) -> None:
+        """Let names mean what they mean in this config; a profile that it has too stays active."""
         self._default = config.default_model
         self._profiles = config.profiles
-        self.active_profile: str | None = None
+        if self.active_profile not in config.profiles:
+            self.active_profile = None
         self._meanings: dict[str, Meaning] = {target.name: target for target in _ours(config)}
         for target in _theirs(config):
             self._meanings.setdefault(target.name, target)

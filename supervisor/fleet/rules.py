@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import takewhile
-from math import inf
+from itertools import islice
+from math import ceil, inf
 from typing import TYPE_CHECKING
 
 from supervisor.errors import CannotFit, QueueFull, ShuttingDown, SupervisorError
+from supervisor.fleet import reasons
+from supervisor.fleet.books import LOOK_EVERY, STALE_SECONDS
 from supervisor.fleet.breaker import refusal
 from supervisor.fleet.constraints import evicted_by, may_start, outlook
+from supervisor.fleet.room import Room, best, limits, placements, takes
 from supervisor.fleet.values import (
     Action,
-    Amounts,
     Fleet,
     Grant,
+    Load,
+    Look,
     Phase,
     Queue,
     Reason,
@@ -25,14 +29,22 @@ from supervisor.fleet.values import (
     Terminate,
     Ticket,
     TicketId,
-    needs,
 )
+from supervisor.fleet.victims import choose
+from supervisor.fleet.waiting import expected_wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence, Set
 
-QUEUE_FULL_RETRY_AFTER = 5.0
-"""Seconds; a guess that spreads retries, for nobody knows how long the requests ahead will take."""
+    from supervisor.config.values import Model
+
+CLOSEST = 64
+"""How many models of those that are waited for are looked at for who has waited for too long."""
+QUIET_SECONDS = 60.0
+"""After the last request, before what is to be there when nothing is asked for is loaded."""
+TAKEN_RETRY_AFTER = 10.0
+"""Seconds; nobody knows what the other processes are about to do."""
+SHORTEST_RETRY = 1.0
 
 
 def in_turn(fleet: Fleet, now: float) -> Fleet:
@@ -42,7 +54,7 @@ def in_turn(fleet: Fleet, now: float) -> Fleet:
     if len(set(ranks.values())) < 2:
         return fleet
     overdue = now - fleet.config.server.max_wait
-    turns = [(-inf if ticket.since < overdue else ranks[ticket.model], ticket.since) for ticket in fleet.queue]
+    turns = [(-inf if ticket.since <= overdue else ranks[ticket.model], ticket.since) for ticket in fleet.queue]
     order = sorted(range(len(turns)), key=turns.__getitem__)
     if order == list(range(len(turns))):
         return fleet
@@ -60,7 +72,7 @@ def refusal_of_one_more(fleet: Fleet, ticket: Ticket, now: float) -> QueueFull |
     return QueueFull(
         f"{waiting} requests are waiting already",
         hint="try again later, or raise `server.max_queue`",
-        retry_after=QUEUE_FULL_RETRY_AFTER,
+        retry_after=ceil(max(expected_wait(fleet, ticket.model, now), SHORTEST_RETRY)),
     )
 
 
@@ -82,24 +94,41 @@ def _hopeless(fleet: Fleet, now: float) -> Mapping[str, SupervisorError]:
     """The wanted models that will not be started, and why."""
     runs = fleet.by_model()
     cold = [model for model in fleet.queue.wanted if model not in runs or runs[model].is_leaving]
+    if not cold:
+        return {}
+    budget = limits(fleet, now, by_reading=False)
     pinned = [run for run in fleet.runs if run.model.pinned and not run.is_leaving]
-    room = _minus(fleet.budget, pinned)
-    errors = ((model, refusal(fleet, model, now) or _never_fits(fleet, model, room, pinned)) for model in cold)
+    beside = Room(budget, (run.footprint for run in pinned))
+    errors = ((model, refusal(fleet, model, now) or _never_fits(fleet, model, beside, pinned, now)) for model in cold)
     return {model: error for model, error in errors if error is not None}
 
 
-def _never_fits(fleet: Fleet, model: str, room: Amounts, pinned: Sequence[Run]) -> SupervisorError | None:
+def _never_fits(fleet: Fleet, name: str, beside: Room, pinned: Sequence[Run], now: float) -> SupervisorError | None:
     """Pinned models leave only where a constraint says so; what else they hold is not part of anybody's budget."""
-    needed = needs(fleet.config.models[model])
-    if _fits(needed, room):
+    options = placements(fleet, fleet.config.models[name], beside.limits)
+    if best(fleet, beside, options) is None:
+        evicted = evicted_by(fleet.config.routing, name, frozenset(run.model.id for run in pinned))
+        staying = [run for run in pinned if run.model.id not in evicted]
+        if not evicted or best(fleet, Room(beside.limits, (run.footprint for run in staying)), options) is None:
+            return CannotFit(reasons.never_fits(name, options, beside, pinned), hint=reasons.hint(options, beside))
+    return _taken_by_others(fleet, name, now)
+
+
+def _taken_by_others(fleet: Fleet, name: str, now: float) -> SupervisorError | None:
+    """There is nobody of ours left who could make room, and the machine says that other processes hold it."""
+    if not fleet.books.are_fresh(now) or fleet.books.are_settling(now):
         return None
-    evicted = evicted_by(fleet.config.routing, model, frozenset(run.model.id for run in pinned))
-    if evicted and _fits(needed, _minus(fleet.budget, (run for run in pinned if run.model.id not in evicted))):
+    if any(not run.model.pinned or run.is_leaving for run in fleet.runs):
         return None
-    names = ", ".join(f"`{run.model.id}`" for run in pinned)
+    within = limits(fleet, now)
+    room = Room(within, (run.footprint for run in fleet.runs))
+    options = placements(fleet, fleet.config.models[name], within)
+    if best(fleet, room, options) is not None:
+        return None
     return CannotFit(
-        f"`{model}` can never be loaded: pinned models ({names}) hold all {fleet.budget['models']} places",
-        hint="raise `server.max_loaded`, or unpin one of them",
+        reasons.taken_by_others(name, options, room),
+        hint="end what else uses that memory, or lower `ctx-size`",
+        retry_after=TAKEN_RETRY_AFTER,
     )
 
 
@@ -112,19 +141,13 @@ def grant(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     open_runs = {run.model.id: run for run in fleet.runs if run.is_open and run.model.id in fleet.queue.wanted}
     if all(run.is_full for run in open_runs.values()):
         return fleet, ()
-    cold = fleet.queue.wanted.keys() - _on_hand(fleet)
-    unpinned = {model for model, run in open_runs.items() if not run.model.pinned}
-    closed: set[str] = set()
+    line = _Line(fleet, open_runs.values(), now)
     granted: list[TicketId] = []
     actions: list[Action] = []
     for ticket in fleet.queue:
         run = open_runs.get(ticket.model)
-        if run is None or run.is_full or ticket.model in closed:
-            if ticket.model in cold and now - ticket.since > fleet.config.server.max_wait:
-                cold.remove(ticket.model)
-                closed |= _in_the_way(fleet, ticket.model, unpinned)
-                if closed >= unpinned:
-                    cold.clear()
+        if run is None or run.is_full or ticket.model in line.closed:
+            line.stand(ticket)
         else:
             open_runs[ticket.model] = replace(run, leases=run.leases + 1, used_at=now)
             granted.append(ticket.id)
@@ -136,11 +159,41 @@ def grant(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     return replace(fleet, queue=fleet.queue.without(granted)), tuple(actions)
 
 
-def _in_the_way(fleet: Fleet, model: str, unpinned: set[str]) -> set[str]:
-    """The open runs that could make the room it lacks, and those that it cannot live beside."""
-    out = evicted_by(fleet.config.routing, model, frozenset(_on_hand(fleet)))
-    has_room = _fits(needs(fleet.config.models[model]), _minus(fleet.budget, fleet.runs))
-    return {*out} if has_room and fleet.config.routing is not None else {*out, *unpinned}
+class _Line:
+    """Who waits for a start, in order, and what is closed to those behind who has waited for too long."""
+
+    def __init__(self, fleet: Fleet, open_runs: Iterable[Run], now: float) -> None:
+        self.closed: set[str] = set()
+        self._fleet = fleet
+        self._now = now
+        self._house = _on_hand(fleet)
+        self._cold = {name for name in islice(fleet.queue.wanted, CLOSEST) if name not in self._house}
+        self._unpinned = [run for run in open_runs if not run.model.pinned]
+        self._within = limits(fleet, now)
+        self._room: Room | None = None
+
+    def stand(self, ticket: Ticket) -> None:
+        """One more is in front of those who come now."""
+        if ticket.model not in self._cold:
+            return
+        self._cold.remove(ticket.model)
+        in_the_way = self._in_the_way(ticket.model)
+        if self._now >= ticket.since + self._fleet.config.server.max_wait:
+            self.closed |= in_the_way
+            if all(run.model.id in self.closed for run in self._unpinned):
+                self._cold.clear()
+
+    def _in_the_way(self, model: str) -> set[str]:
+        """The open runs that could make the room it lacks, and those that it cannot live beside."""
+        fleet = self._fleet
+        if self._room is None:
+            self._room = Room(self._within, (run.footprint for run in fleet.runs))
+        options = placements(fleet, fleet.config.models[model], self._within)
+        placed = best(fleet, self._room, options)
+        lacking = set() if placed else {name for each in options for name in self._room.lacks(each.footprint)}
+        self._room.take((placed or options[0]).footprint)
+        out = evicted_by(fleet.config.routing, model, frozenset(self._house))
+        return {*out, *(run.model.id for run in self._unpinned if lacking & takes(run.footprint))}
 
 
 def _on_hand(fleet: Fleet) -> set[str]:
@@ -150,11 +203,18 @@ def _on_hand(fleet: Fleet) -> set[str]:
 
 def retire(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     """Let go of runs that nobody has used for their `ttl`."""
+    actions: list[Action] = []
     for run in fleet.runs:
-        ttl = run.model.ttl
-        if ttl is not None and run.is_open and not run.leases and now >= run.used_at + ttl:
+        if now >= idle_until(fleet, run) and run.is_open and not run.leases:
+            actions.append(reasons.retired(run, now))
             fleet = fleet.with_run(replace(run, retiring=Reason.IDLE))
-    return fleet, ()
+    return fleet, tuple(actions)
+
+
+def idle_until(fleet: Fleet, run: Run) -> float:
+    """Until when it may be idle; the model that is to be there when nothing is asked for has no such limit."""
+    ttl = run.model.ttl
+    return inf if ttl is None or run.model.id == fleet.config.server.on_idle else run.used_at + ttl
 
 
 def make_room(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
@@ -162,64 +222,27 @@ def make_room(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     marked = {run.id for run in fleet.runs if run.retiring is Reason.EVICTED and run.phase is not Phase.STOPPING}
     unmarked = _marked(fleet, marked, None)
     ahead = outlook(unmarked)
-    victims = {run.id for run in unmarked.runs if run.model.id in ahead.evicted and not run.is_leaving}
-    victims |= _victims(_marked(unmarked, victims, Reason.EVICTED), ahead.coming, marked)
+    by_rule = [run for run in unmarked.runs if run.model.id in ahead.evicted and not run.is_leaving]
+    constrained = _marked(unmarked, {run.id for run in by_rule}, Reason.EVICTED)
+    evictions = choose(constrained, ahead.coming, marked, now)
+    victims = {run.id for run in by_rule} | {run.id for each in evictions for run in each.victims}
     if victims == marked:
         return fleet, ()
+    told: list[Action] = [reasons.kept(run) for run in unmarked.runs if run.id in marked - victims]
+    if new := [run for run in by_rule if run.id not in marked]:
+        told.append(reasons.evicted_by_rule(ahead.coming, new, now))
+    for each in evictions:
+        if new := [run for run in each.victims if run.id not in marked]:
+            told.append(reasons.evicted(constrained, each, new, now))
     fleet = _marked(unmarked, victims, Reason.EVICTED)
-    return grant(fleet, now) if marked - victims else (fleet, ())
+    fleet, granted = grant(fleet, now) if marked - victims else (fleet, ())
+    return fleet, (*told, *granted)
 
 
 def _marked(fleet: Fleet, chosen: Set[RunId], reason: Reason | None) -> Fleet:
     if not chosen:
         return fleet
     return replace(fleet, runs=tuple(replace(run, retiring=reason) if run.id in chosen else run for run in fleet.runs))
-
-
-def _victims(fleet: Fleet, coming: Sequence[str], marked: Set[RunId]) -> set[RunId]:
-    """The runs that make room for the first model that lacks it.
-
-    Idle before busy, those already told to leave, then least recently used.
-    """
-    model = _first_without_room(fleet, coming)
-    if model is None:
-        return set()
-    needed = needs(fleet.config.models[model])
-    room = _minus(fleet.budget, (run for run in fleet.runs if not run.is_leaving))
-    victims: set[RunId] = set()
-    order = sorted(
-        _evictable(fleet, model), key=lambda run: (run.leases > 0, run.id not in marked, run.used_at, run.id)
-    )
-    for run in order:
-        if _fits(needed, room):
-            break
-        victims.add(run.id)
-        room = {name: amount + needs(run.model).get(name, 0) for name, amount in room.items()}
-    return victims if _fits(needed, room) else set()
-
-
-def _first_without_room(fleet: Fleet, coming: Sequence[str]) -> str | None:
-    room = _minus(fleet.budget, fleet.runs)
-    for model in coming:
-        needed = needs(fleet.config.models[model])
-        if not _fits(needed, room):
-            return model
-        room = {name: amount - needed.get(name, 0) for name, amount in room.items()}
-    return None
-
-
-def _evictable(fleet: Fleet, model: str) -> list[Run]:
-    """Never pinned, never one that an earlier ticket waits for, and no load that somebody waits for."""
-    wanted = fleet.queue.wanted
-    earlier = set(takewhile(lambda name: name != model, wanted))
-    return [
-        run
-        for run in fleet.runs
-        if not run.is_leaving
-        and not run.model.pinned
-        and run.model.id not in earlier
-        and not (run.phase is Phase.STARTING and run.model.id in wanted)
-    ]
 
 
 def stop(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
@@ -234,36 +257,76 @@ def stop(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     return fleet, tuple(actions)
 
 
+def look(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
+    """Have the machine asked what is free, as long as somebody waits for it."""
+    due = look_at(fleet, now)
+    if due is None or now < due:
+        return fleet, ()
+    return replace(fleet, books=replace(fleet.books, is_looking=True)), (Look(),)
+
+
+def look_at(fleet: Fleet, now: float) -> float | None:
+    """When it has to be asked next."""
+    books = fleet.books
+    if fleet.config.memory is None or books.is_looking or fleet.closing:
+        return None
+    if not fleet.queue.wanted.keys() - _on_hand(fleet):
+        return None
+    if books.read_at < books.freed_at:
+        return now
+    return books.read_at + (LOOK_EVERY if books.are_settling(now) else STALE_SECONDS)
+
+
 def spawn(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     """Start what is wanted, has no constraint against it and fits, in queue order.
 
     Who does not fit holds the resources it waits for; who waits for a model that stays holds none.
     """
-    room = dict(_minus(fleet.budget, fleet.runs))
+    if fleet.config.memory is not None and not fleet.books.are_fresh(now):
+        return fleet, ()
+    within = limits(fleet, now)
+    room = Room(within, (run.footprint for run in fleet.runs))
     actions: list[Action] = []
     runs = fleet.by_model()
-    for model in outlook(fleet).coming:
-        if model in runs:
+    for name in outlook(fleet).coming:
+        if name in runs:
             continue  # still on its way out
-        needed = needs(fleet.config.models[model])
-        fits = _fits(needed, room)
-        for name, amount in needed.items():
-            if fits or amount > room.get(name, 0):
-                room[name] = room.get(name, 0) - amount
-        if fits and may_start(fleet, model):
-            run = Run(RunId(fleet.spawned + 1), fleet.config.models[model], Phase.STARTING, now, now)
+        model = fleet.config.models[name]
+        options = placements(fleet, model, within)
+        placed = best(fleet, room, options)
+        if placed is None:
+            room.hold(options[0].footprint)
+            continue
+        if may_start(fleet, name):
+            run = _new_run(fleet, model, now)
+            run = replace(run, footprint=placed.footprint, devices=placed.devices)
+            actions += reasons.started(run, placed, room, fleet.habits.get(name)), Spawn(run)
             fleet = replace(fleet, runs=(*fleet.runs, run), spawned=fleet.spawned + 1)
-            actions.append(Spawn(run))
+        room.take(placed.footprint)
     return fleet, tuple(actions)
 
 
-def _fits(needed: Amounts, room: Amounts) -> bool:
-    return all(amount <= room.get(name, 0) for name, amount in needed.items())
+def _new_run(fleet: Fleet, model: Model, now: float) -> Run:
+    habit = fleet.habits.get(model.id)
+    gap = habit.visited(now).gap if habit is not None else None
+    return Run(RunId(fleet.spawned + 1), model, Phase.STARTING, now, now, gap=gap)
 
 
-def _minus(budget: Amounts, runs: Iterable[Run]) -> Amounts:
-    room = dict(budget)
-    for run in runs:
-        for name, amount in needs(run.model).items():
-            room[name] = room.get(name, 0) - amount
-    return room
+def go_home(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
+    """Send for the model that is to be there when nothing is asked for."""
+    due = home_at(fleet)
+    if due is None or now < due:
+        return fleet, ()
+    assert fleet.config.server.on_idle is not None
+    return replace(fleet, going_home=True), (Load(fleet.config.server.on_idle),)
+
+
+def home_at(fleet: Fleet) -> float | None:
+    """When it will have been quiet for long enough; None: it is not quiet, or that model is there or does not start."""
+    home = fleet.config.server.on_idle
+    if home is None or fleet.going_home or fleet.closing or fleet.queue or any(run.leases for run in fleet.runs):
+        return None
+    if home in _on_hand(fleet) or refusal(fleet, home, -inf) is not None:
+        return None
+    used = [run.used_at for run in fleet.runs] + [habit.used_at for habit in fleet.habits.values()]
+    return max(used, default=-inf) + QUIET_SECONDS

@@ -5,19 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, NewType, TypeAlias
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple, NewType, TypeAlias
+
+from supervisor.fleet.books import Books
+from supervisor.fleet.memory import Footprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from supervisor.config.values import Config, Model
     from supervisor.errors import Failure, SupervisorError
+    from supervisor.fleet.books import Habit
+    from supervisor.fleet.decisions import Decision
+    from supervisor.fleet.memory import DeviceId, Measured, Reading
 
 RunId = NewType("RunId", int)
 TicketId = NewType("TicketId", int)
 
 Amounts: TypeAlias = "Mapping[str, int]"
-"""How much of each resource; today the only one is `models`, memory per device will be more of the same."""
+"""How much of each resource: bytes of devices, and `PLACES`."""
+
+PLACES = "models"
+"""The resource that `max_loaded` limits: every run takes one."""
 
 
 class Phase(Enum):
@@ -34,6 +44,8 @@ class Reason(Enum):
     IDLE = "idle"
     EVICTED = "evicted"
     UNLOADED = "unloaded"
+    RELOADED = "reloaded"
+    """Its model is another one in the config now, or none, or has no place any more."""
     CLOSING = "closing"
 
 
@@ -50,6 +62,13 @@ class Run:
     retiring: Reason | None = None
     cut_at: float | None = None
     """When its leases are no longer waited for."""
+    footprint: Footprint = field(default_factory=Footprint)
+    """What it takes of every device."""
+    devices: tuple[DeviceId, ...] = ()
+    """Where the planner has put it; empty: where its own options say, or wherever there is."""
+    ready_at: float | None = None
+    gap: float | None = None
+    """Seconds between two visits, as in `Habit`."""
 
     @property
     def is_open(self) -> bool:
@@ -75,8 +94,16 @@ class Ticket:
     since: float
 
 
+class Count(NamedTuple):
+    """How a run is used, as it is counted outside the planner."""
+
+    leases: int
+    used_at: float
+    gap: float | None = None
+
+
 class Queue(tuple[Ticket, ...]):
-    """Who waits, in the order of their turns. Which models they want is counted once per queue, not once per rule."""
+    """Who waits, in the order of their turns. What the rules ask of it is counted once per queue, not once per rule."""
 
     @cached_property
     def wanted(self) -> Mapping[str, int]:
@@ -86,10 +113,25 @@ class Queue(tuple[Ticket, ...]):
             counts[ticket.model] = counts.get(ticket.model, 0) + 1
         return counts
 
+    @cached_property
+    def since(self) -> Mapping[str, float]:
+        """When the first of those who wait for a model came."""
+        found: dict[str, float] = {}
+        for ticket in self:
+            if ticket.since < found.get(ticket.model, inf):
+                found[ticket.model] = ticket.since
+        return found
+
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """The models somebody waits for, and how many of them come before."""
+        return {model: place for place, model in enumerate(self.wanted)}
+
     def with_last(self, ticket: Ticket) -> Queue:
         """The queue with one more at its end."""
         queue = Queue((*self, ticket))
         queue.__dict__["wanted"] = {**self.wanted, ticket.model: self.wanted.get(ticket.model, 0) + 1}
+        queue.__dict__["since"] = {ticket.model: ticket.since, **self.since}
         return queue
 
     def without(self, gone: Iterable[TicketId]) -> Queue:
@@ -120,12 +162,14 @@ class Fleet:
     failures: Mapping[str, Failure] = field(default_factory=dict)
     """The last failure of each model that has not become ready since."""
     breakers: Mapping[str, Breaker] = field(default_factory=dict)
+    books: Books = field(default_factory=Books)
+    habits: Mapping[str, Habit] = field(default_factory=dict)
+    corrected: frozenset[str] = frozenset()
+    """Models whose last start ran out of memory against the books, and that are tried once more."""
+    going_home: bool = False
+    """Whether the model that is to be there when nothing is asked for has been sent for."""
     spawned: int = 0
     closing: bool = False
-
-    @property
-    def budget(self) -> Amounts:
-        return {"models": self.config.server.max_loaded}
 
     def run_of(self, model: str) -> Run | None:
         """The run that serves or will serve this model: the one that is not leaving, else the youngest leaving one."""
@@ -150,15 +194,9 @@ class Fleet:
         """The same fleet with this run in the place of its former self."""
         return replace(self, runs=tuple(run if run.id == old.id else old for old in self.runs))
 
-    def recounted(self, leases: Mapping[RunId, tuple[int, float]]) -> Fleet:
-        """The same fleet with leases and last use as they were counted outside the planner."""
-        return replace(
-            self,
-            runs=tuple(
-                replace(run, leases=leases[run.id][0], used_at=leases[run.id][1]) if run.id in leases else run
-                for run in self.runs
-            ),
-        )
+    def recounted(self, counts: Mapping[RunId, Count]) -> Fleet:
+        """The same fleet with leases, last use and the gap between visits as they were counted outside the planner."""
+        return replace(self, runs=tuple(_recounted(run, counts.get(run.id)) for run in self.runs))
 
     def __repr__(self) -> str:
         phases = [run.phase for run in self.runs]
@@ -166,9 +204,8 @@ class Fleet:
         return f"<Fleet [{counts or 'cold'} | {len(self.queue)} queued{' | closing' if self.closing else ''}]>"
 
 
-def needs(model: Model) -> Amounts:
-    """What a run of this model takes away from the budget while its process lives."""
-    return {"models": 1}
+def _recounted(run: Run, count: Count | None) -> Run:
+    return run if count is None else replace(run, leases=count.leases, used_at=count.used_at, gap=count.gap)
 
 
 # Events: what happened.
@@ -229,8 +266,24 @@ class UnloadAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """Another config holds from now on."""
+
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
 class Closing:
     """The service is going down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The machine was asked what memory is free; None: it does not say."""
+
+    reading: Reading | None
+    held: Mapping[int, Mapping[DeviceId, int]] = field(default_factory=dict)
+    """What our processes were seen to hold at that moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +291,10 @@ class Tick:
     """Time has passed."""
 
 
-Event: TypeAlias = Requested | Abandoned | Released | BecameReady | Exited | Checked | UnloadAsked | Closing | Tick
+Event: TypeAlias = (
+    "Requested | Abandoned | Released | BecameReady | Exited | Checked | UnloadAsked | Reconfigured | Measured"
+    " | Observed | Closing | Tick"
+)
 
 # Actions: what to do.
 
@@ -273,4 +329,23 @@ class Refuse:
     error: SupervisorError
 
 
-Action: TypeAlias = Spawn | Terminate | Grant | Refuse
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Ask the machine what memory is free, and say so with `Observed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Ask for this model as a client would."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Let it be known what was decided, and why."""
+
+    decision: Decision
+
+
+Action: TypeAlias = Spawn | Terminate | Grant | Refuse | Look | Load | Tell

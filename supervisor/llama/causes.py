@@ -91,7 +91,7 @@ BINARY = (
         "the binary `{path}` is being written",
         "try again when the installation is done",
         r"setpriv: failed to execute (?P<path>.+): Text file busy",
-        r"(?P<path>\S+): Text file busy",
+        r"(?<!\S)(?P<path>\S+): Text file busy",
         permanent=False,
         kinds=(58,),
     ),
@@ -100,7 +100,7 @@ BINARY = (
         "the binary needs the shared library `{library}`, which cannot be loaded ({detail})",
         "install it, or set `env.LD_LIBRARY_PATH` of this model to its directory",
         r"error while loading shared libraries: (?P<library>[^:]+): (?P<detail>.+)",
-        r"(?P<library>\S+): version [`'](?P<detail>[^']+)' not found",
+        r"(?<!\S)(?P<library>\S+): version [`'](?P<detail>[^']+)' not found",
         kinds=(53,),
     ),
     _cause(
@@ -250,7 +250,7 @@ FILES = (
     ),
     _cause(
         "too_many_open_files",
-        "llama-server may not open any more files",
+        "no more files may be opened",
         "raise the limit (`ulimit -n`, `LimitNOFILE=` of the systemd unit)",
         r"Too many open files",
         permanent=False,
@@ -571,6 +571,12 @@ UNKNOWN = Cause(
     permanent=False,
     serving=True,
 )
+HOOK_FAILED = Cause(
+    "hook_failed",
+    "its hook `{hook}` failed: {detail}",
+    "what it printed is in the model's log; without `hooks.required` it would be a warning",
+    permanent=False,
+)
 INTERNAL = Cause(
     "internal_error",
     "the supervisor itself failed ({detail})",
@@ -589,6 +595,7 @@ ENDS: tuple[Cause, ...] = (
     MODEL_FILE_CHANGED,
     KILLED,
     UNKNOWN,
+    HOOK_FAILED,
     INTERNAL,
 )
 

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from supervisor.config.values import Model, Option
     from supervisor.llama.help_text import Catalogue
 
-SCRUBBED = re.compile(r"LLAMA_ARG_|LLAMA_API_KEY$|LLAMA_SERVER_|LLAMA_APP_CMD$|AIP_|LD_PRELOAD$")
-"""Variables of ours that would change a child behind its config (spec: llama-server.md 4; LD_PRELOAD is for us)."""
+SCRUBBED = re.compile(
+    r"LLAMA_ARG_|LLAMA_API_KEY$|LLAMA_SERVER_|LLAMA_APP_CMD$|AIP_|LD_PRELOAD$"
+    r"|NOTIFY_SOCKET$|WATCHDOG_(?:PID|USEC)$|LISTEN_(?:PID|PIDFDID|FDS|FDNAMES)$"
+)
+"""Variables of ours that would change a child behind its config (spec: llama-server.md 4; LD_PRELOAD is for us), or let
+it speak to systemd in our name (podman would)."""
 
 KEY_VARIABLE = "LLAMA_API_KEY"
 SECRETS = {"api-key": KEY_VARIABLE, "hf-token": "HF_TOKEN", "hft": "HF_TOKEN"}
@@ -53,7 +57,7 @@ PATHS = frozenset(
 LISTS = frozenset({"control-vector", "lora"})
 """Those of them that take several, with commas between; in any other a comma is part of the name."""
 
-_GIVES_A_MODEL = frozenset(
+GIVES_A_MODEL = frozenset(
     ("-m", "--model", "-mu", "--model-url", "-dr", "--docker-repo", "-hf", "-hfr", "--hf", "--hf-repo")
 )
 """A llama-server without any of these is a router, which says nothing on stdout."""
@@ -144,7 +148,7 @@ def raw_command(
     """
     argv = _words(model.cmd, around, port)
     endpoint = endpoint_of((model.proxy or _ON_LOOPBACK).replace("${PORT}", str(port)))
-    speaks_protocol = program is not None and not _GIVES_A_MODEL.isdisjoint(argv)
+    speaks_protocol = program is not None and not GIVES_A_MODEL.isdisjoint(argv)
     inherited = child_environment(around) if program else _inherited(around)
     mode = {protocol.SWITCH: "0"} if speaks_protocol else {}
     is_ours = program is not None and isinstance(endpoint, TcpEndpoint) and not _has_keys(argv, model.env)

@@ -25,6 +25,7 @@ NEIGHBOURS = 500
 _PROJECTOR = "clip"
 """The architecture a projector names in its header."""
 ROLES = {"model": "model", "mmproj": "projector", "lora": "LoRA", "spec-draft-model": "draft", "model-draft": "draft"}
+DRAFTS = ("spec-draft-model", "model-draft")
 _CODES = {"model": "model_file", "mmproj": "mmproj"}
 _WRITTEN = {"log-file", "lookup-cache-dynamic"}
 _FETCHED = {"model": {"model-url", "mu"}, "mmproj": {"mmproj-url", "mmu"}}
@@ -76,6 +77,11 @@ class Files:
         if known is None or isinstance(known[1], GgufError):
             return ()
         return split_paths(Path(str(value)), known[1])
+
+    def known(self, value: Option | None) -> Header | None:
+        """The header of a file that has been looked at before."""
+        found = self._headers.get(Path(value)) if isinstance(value, str) else None
+        return None if found is None or isinstance(found[1], GgufError) else found[1]
 
     def header(self, value: Option | None) -> Header | None:
         """The header of a file that is there and sound."""

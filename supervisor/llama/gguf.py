@@ -11,20 +11,23 @@ import math
 import re
 import stat
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor.llama.gguf_cursor import U32, U64, Cursor, GgufError, Reason
+from supervisor.llama.gguf_facts import Facts, Numbers, Value
 from supervisor.llama.gguf_types import (
     ARRAY,
     BOOL,
     FILE_TYPES,
     FLOAT32,
     GUESSED_FILE_TYPE,
+    INTEGERS,
     SCALARS,
     STRING,
     TENSOR_TYPES,
 )
+from supervisor.llama.gguf_weights import Weights, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,15 +41,16 @@ MAX_DIMENSIONS = 4
 MAX_ELEMENTS = 1 << 44
 MAX_OFFSET = 1 << 56
 MAX_SPLITS = 1024
+MAX_LAYERS = 4096
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 
-Value = bool | int | float | str
-
 SAMPLING_PREFIX = "general.sampling."
 WANTED_TEXTS = ("general.architecture", "general.name", "general.type", SAMPLING_PREFIX)
+PER_LAYER = (".head_count", ".head_count_kv", ".feed_forward_length", ".sliding_window_pattern")
+"""Keys that may have a number for each layer; other arrays are skipped."""
 SPLIT_NAME = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 
@@ -77,6 +81,10 @@ class Header:
     expected_bytes: int
     """Where the data of the last tensor ends. Tensors of a type unknown to us count as empty."""
     file_bytes: int
+    numbers: Mapping[str, Numbers] = field(default_factory=dict)
+    """The integers of its architecture by key, without its name; a tuple where each layer has one of its own."""
+    weights: Weights = field(default_factory=Weights)
+    """Of all splits that are there."""
 
     @property
     def is_complete(self) -> bool:
@@ -85,8 +93,12 @@ class Header:
 
 def read_header(path: Path) -> Header:
     header = _read_one(path)
-    others = (other for other in split_paths(path, header) if other != path)
-    return replace(header, parameters=header.parameters + sum(map(_parameters, others)))
+    for other in split_paths(path, header):
+        part = _part(other) if other != path else None
+        if part is not None:
+            parameters, weights = header.parameters + part.parameters, header.weights.plus(part.weights)
+            header = replace(header, parameters=parameters, weights=weights)
+    return header
 
 
 def split_paths(path: Path, header: Header) -> tuple[Path, ...]:
@@ -107,10 +119,10 @@ def size_on_disk(path: Path, header: Header) -> int:
     return total
 
 
-def _parameters(path: Path) -> int:
+def _part(path: Path) -> Header | None:
     with suppress(GgufError, OSError):
-        return _read_one(path).parameters
-    return 0
+        return _read_one(path)
+    return None
 
 
 def _read_one(path: Path) -> Header:
@@ -157,32 +169,13 @@ def _printable(start: bytes) -> str:
     return "".join(chr(byte) if 32 <= byte < 127 and byte != ord("`") else f"\\x{byte:02x}" for byte in start)
 
 
-class _Facts:
-    """Keys and values as they stand in the file: numbers, the few texts we want, and the lengths of arrays."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Value] = {}
-        self.lengths: dict[str, int] = {}
-
-    def text(self, key: str, default: str = "") -> str:
-        value = self.values.get(key)
-        return value if isinstance(value, str) else default
-
-    def number(self, key: str) -> int | None:
-        value = self.values.get(key)
-        return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-    def is_true(self, key: str) -> bool:
-        return self.values.get(key) is True
-
-
-def _read_facts(cursor: Cursor, count: int) -> _Facts:
-    facts = _Facts()
+def _read_facts(cursor: Cursor, count: int) -> Facts:
+    facts = Facts()
     for _ in range(count):
         key = cursor.text()
         kind = cursor.number(U32)
         if kind == ARRAY:
-            facts.lengths[key] = _skip_array(cursor)
+            _read_array(cursor, key, facts)
         elif kind == STRING and not key.startswith(WANTED_TEXTS):  # chat templates, whole tokenizers: megabytes
             cursor.skip(cursor.number(U64))
         else:
@@ -202,33 +195,37 @@ def _read_value(cursor: Cursor, kind: int) -> Value:
     return float(f"{value:.7g}") if kind == FLOAT32 else value
 
 
-def _skip_array(cursor: Cursor) -> int:
+def _read_array(cursor: Cursor, key: str, facts: Facts) -> None:
     kind = cursor.number(U32)
-    length = cursor.number(U64)
-    if kind == STRING:
+    facts.lengths[key] = length = cursor.number(U64)
+    if kind in INTEGERS and length <= MAX_LAYERS and key.endswith(PER_LAYER):
+        facts.lists[key] = tuple(cursor.number(SCALARS[kind]) for _ in range(length))
+    elif kind == STRING:
         cursor.skip_strings(length)
     elif kind in SCALARS:
         cursor.skip(length * SCALARS[kind].size)
     else:
         cursor.implausible("an array of numbers or strings", f"one of type `{kind}`")
-    return length
 
 
 class _Tensor(NamedTuple):
+    name: str
     kind: int
     elements: int
+    bytes: int
     end: int
     """In the data section."""
 
 
 def _read_tensor(cursor: Cursor) -> _Tensor:
-    cursor.skip(cursor.number(U64))
+    name = cursor.text()
     dimensions = cursor.at_most(MAX_DIMENSIONS, cursor.number(U32), "dimensions")
     elements = math.prod(cursor.number(U64) for _ in range(dimensions))
     cursor.at_most(MAX_ELEMENTS, elements, "elements in a tensor")
     kind = cursor.number(U32)
     offset = cursor.at_most(MAX_OFFSET, cursor.number(U64), "bytes before a tensor")
-    return _Tensor(kind, elements, offset + _tensor_bytes(kind, elements))
+    size = _tensor_bytes(kind, elements)
+    return _Tensor(name, kind, elements, size, offset + size)
 
 
 def _tensor_bytes(kind: int, elements: int) -> int:
@@ -236,7 +233,7 @@ def _tensor_bytes(kind: int, elements: int) -> int:
     return -(-elements // known.elements) * known.bytes if known else 0
 
 
-def _conclude(version: int, facts: _Facts, tensors: list[_Tensor], cursor: Cursor) -> Header:
+def _conclude(version: int, facts: Facts, tensors: list[_Tensor], cursor: Cursor) -> Header:
     architecture = facts.text("general.architecture")
     return Header(
         version=version,
@@ -260,10 +257,12 @@ def _conclude(version: int, facts: _Facts, tensors: list[_Tensor], cursor: Curso
         modalities=tuple(kind for kind in ("vision", "audio") if facts.is_true(f"clip.has_{kind}_encoder")),
         expected_bytes=_expected_bytes(facts, tensors, cursor),
         file_bytes=cursor.file_bytes,
+        numbers=facts.numbers(architecture),
+        weights=weights_of((tensor.name, _type_name(tensor.kind), tensor.bytes) for tensor in tensors),
     )
 
 
-def _quantisation(facts: _Facts, tensors: Iterable[_Tensor]) -> str:
+def _quantisation(facts: Facts, tensors: Iterable[_Tensor]) -> str:
     file_type = facts.number("general.file_type")
     if file_type is not None and file_type & ~GUESSED_FILE_TYPE in FILE_TYPES:
         return FILE_TYPES[file_type & ~GUESSED_FILE_TYPE]
@@ -271,10 +270,14 @@ def _quantisation(facts: _Facts, tensors: Iterable[_Tensor]) -> str:
     for tensor in tensors:
         weights[tensor.kind] = weights.get(tensor.kind, 0) + tensor.elements
     commonest = max(weights, key=weights.__getitem__, default=-1)
-    return TENSOR_TYPES[commonest].name if commonest in TENSOR_TYPES else ""
+    return _type_name(commonest)
 
 
-def _sampling(facts: _Facts) -> dict[str, Value]:
+def _type_name(kind: int) -> str:
+    return TENSOR_TYPES[kind].name if kind in TENSOR_TYPES else ""
+
+
+def _sampling(facts: Facts) -> dict[str, Value]:
     return {
         key.removeprefix(SAMPLING_PREFIX): value
         for key, value in facts.values.items()
@@ -282,7 +285,7 @@ def _sampling(facts: _Facts) -> dict[str, Value]:
     }
 
 
-def _expected_bytes(facts: _Facts, tensors: Iterable[_Tensor], cursor: Cursor) -> int:
+def _expected_bytes(facts: Facts, tensors: Iterable[_Tensor], cursor: Cursor) -> int:
     alignment = facts.values.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         cursor.implausible("an alignment that is a power of two", f"`{alignment}`")

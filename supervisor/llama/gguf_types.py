@@ -27,6 +27,9 @@ SCALARS: Final[dict[int, Struct]] = {
     12: Struct("<d"),
 }
 
+INTEGERS: Final = SCALARS.keys() - {FLOAT32, 12}
+"""Bools too."""
+
 
 class TensorType(NamedTuple):
     """How a tensor's elements are stored: so many elements in a block of so many bytes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ from supervisor.llama.command import (
 from supervisor.llama.diagnosis import Diagnosis, found
 from supervisor.llama.downloads import download_warnings
 from supervisor.llama.endpoint import UnixEndpoint
-from supervisor.llama.files import Files, paths_of
+from supervisor.llama.files import DRAFTS, Files, paths_of
 from supervisor.llama.help_cache import HelpFailed, catalogue_of
 from supervisor.llama.judgement import (
     binary_problem,
@@ -48,7 +49,7 @@ from supervisor.llama.judgement import (
 from supervisor.llama.warnings import ModelWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from supervisor.config.values import Model, Option
     from supervisor.llama.gguf import Header
@@ -74,6 +75,9 @@ class Inspection:
     projector: Header | None = None
     size: int | None = None
     """Bytes of the model's files on disk, splits and projector included."""
+    draft: Header | None = None
+    options: Mapping[str, Option] = field(default_factory=dict)
+    """Its llama-server options, files as absolute paths; of a command line, as far as it is a llama-server's."""
 
 
 @dataclass(slots=True)
@@ -140,6 +144,8 @@ class Inspector:
             header=seen.header,
             projector=seen.projector,
             size=seen.size,
+            draft=self._files.known(next((options[key] for key in DRAFTS if key in options), None)),
+            options=options,
         )
 
     async def examine(self, model: Model) -> Inspection:
@@ -250,6 +256,11 @@ class Inspector:
         """
         env = {**child_environment(self.around), **model.env}
         return await self._trials.devices(binary, env, none_for=none_for)
+
+    async def listing(self, model: Model, binary: Path) -> Sequence[str] | None:
+        """All that this model's llama-server prints about the devices it sees; None when it does not say."""
+        env = {**child_environment(self.around), **model.env}
+        return await self._trials.listing(binary, env, none_for=math.inf)
 
 
 def _identity(path: Path) -> tuple[int, int]:

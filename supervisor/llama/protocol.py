@@ -18,7 +18,7 @@ SWITCH = "LLAMA_SERVER_ROUTER_PORT"
 """The environment variable whose mere presence turns child mode on."""
 
 
-_SPEED = re.compile(r"\beval time\b.*?([\d.]+) tokens per second")
+_SPEED = re.compile(r"(?>.*?\beval time\b).*?(\d+(?:\.\d+)?) tokens per second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def generation_speed(line: str) -> float | None:
     """Tokens per second of an answer, from the timing line llama-server logs after it."""
     if "tokens per second" not in line or "prompt eval" in line:
         return None
-    match = _SPEED.search(line)
+    match = _SPEED.match(line)
     return float(match[1]) if match else None
 
 
@@ -86,13 +86,13 @@ def _state(message: Mapping[str, Any]) -> Message | None:
 
 def _progress(payload: Mapping[str, Any]) -> Progress:
     stage, value = payload.get("current", payload.get("stage", "")), payload.get("value", 0.0)
-    fraction = float(value) if isinstance(value, int | float) else 0.0
-    return Progress(str(stage), min(max(fraction, 0.0), 1.0))
+    fraction = min(max(value, 0.0), 1.0) if isinstance(value, int | float) and value == value else 0.0  # noqa: PLR0124
+    return Progress(str(stage), float(fraction))
 
 
 def _object(text: str) -> Mapping[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -50,21 +50,30 @@ class Trials:
     async def devices(
         self, binary: Path, env: Mapping[str, str], *, none_for: float = NONE_FOR
     ) -> Sequence[str] | None:
-        """The devices the binary can use beside the processor; None when it does not say.
+        """The devices the binary can use beside the processor, a line each; None when it does not say."""
+        lines = await self.listing(binary, env, none_for=none_for)
+        return None if lines is None else [line.strip() for line in lines if _DEVICE.match(line)]
+
+    async def listing(
+        self, binary: Path, env: Mapping[str, str], *, none_for: float = NONE_FOR
+    ) -> Sequence[str] | None:
+        """All that it prints about devices, its libraries' remarks included.
 
         That there is none is believed for a while only: a driver may come late.
         """
         key = (str(binary), *sorted(f"{name}={value}" for name, value in env.items()))
         async with self._asking:  # who comes second must not take a question for an answer
             known = self._devices.get(key)
-            if known is None or (not known[1] and anyio.current_time() - known[0] >= none_for):
+            if known is None or (
+                not any(map(_DEVICE.match, known[1] or ())) and anyio.current_time() - known[0] >= none_for
+            ):
                 known = self._devices[key] = (anyio.current_time(), await _devices(binary, env))
         return known[1]
 
 
 async def _devices(binary: Path, env: Mapping[str, str]) -> Sequence[str] | None:
     returncode, lines = await _output([str(binary), "--list-devices"], env)
-    return [line.strip() for line in lines if _DEVICE.match(line)] if returncode == 0 else None
+    return lines if returncode == 0 else None
 
 
 def _judged(returncode: int | None, lines: Sequence[str]) -> Diagnosis | None:

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING
 
 from supervisor.proxy.dialects import Dialect, error_event, error_response
 from supervisor.proxy.heads import header
+from supervisor.proxy.lines import WholeLines
 
 if TYPE_CHECKING:
     from supervisor.errors import SupervisorError
     from supervisor.proxy.client import Client
     from supervisor.proxy.heads import Headers
+    from supervisor.proxy.loading_state import Joint, LoadingState
 
 
 class Answer:
     """An answer under way. Once a stream has begun, errors are its last event instead of a status."""
 
-    __slots__ = ("_is_open_to_browsers", "client", "dialect", "is_stream")
+    __slots__ = ("_is_open_to_browsers", "client", "dialect", "is_stream", "told")
 
     def __init__(self, client: Client, dialect: Dialect, *, is_open_to_browsers: bool = False) -> None:
         self.client = client
@@ -24,27 +26,41 @@ class Answer:
         self.dialect = dialect
         self.is_stream = False
         """Whether it is an event stream, to which an event can be added."""
+        self.told: LoadingState | None = None
+        """The words in which the client was told how its model loads; the stream goes on in them."""
 
     def begin(self, status: int, headers: Headers, *, is_stream: bool) -> None:
         """Send the head, unless comments have gone before."""
         if not self.client.has_begun:
             self.is_stream = is_stream and header(headers, b"content-length") is None
-            self.client.begin(status, [*headers, *self._cors()])
+            self.client.begin(status, [*headers, *self._cors(), *self._own_id(headers)])
 
     def comment(self, text: str) -> None:
         """Tell a waiting stream how things go, in a form that every client ignores."""
+        self.tell(f": {text}\n\n".encode())
+
+    def tell(self, events: bytes) -> None:
+        """Send events of our own, in a stream that begins with them if it has not begun."""
         headers = [
             (b"content-type", b"text/event-stream"),
             (b"cache-control", b"no-cache"),
             (b"x-accel-buffering", b"no"),
         ]
         self.begin(200, headers, is_stream=True)
-        self.client.write(f": {text}\n\n".encode())
+        if events:
+            self.client.write(events)
+
+    def lines(self) -> WholeLines | Joint:
+        """What the child's stream goes through."""
+        return (self.told.joint() if self.told is not None else None) or WholeLines()
 
     def fail(self, error: SupervisorError) -> None:
         """End with an error: a status if nothing has been sent, an event of a stream, else by cutting the answer."""
+        if self.client.recording is not None:
+            self.client.recording.failed(error)
         if self.is_stream:
-            self.client.finish(b"\n\n" + error_event(error, self.dialect))
+            event = error_event(error, self.dialect) if self.told is None else self.told.failed(error)
+            self.client.finish(b"\n\n" + event)
         elif self.client.has_begun:
             self.client.cut()
         else:
@@ -52,6 +68,12 @@ class Answer:
             status, headers, body = error_response(error, self.dialect, accept)
             self.begin(status, headers, is_stream=False)
             self.client.finish(body)
+
+    def _own_id(self, headers: Headers) -> Headers:
+        """The request's name as Anthropic's own clients look for it; Anthropic itself may have given one."""
+        if self.dialect is not Dialect.ANTHROPIC or header(headers, b"request-id") is not None:
+            return []
+        return [(b"request-id", self.client.request_id.encode())]
 
     def _cors(self) -> Headers:
         """Pages of other sites may ask models; what only the owner may do is not for them to read."""

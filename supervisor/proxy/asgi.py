@@ -53,7 +53,7 @@ class AsgiCall:
         try:
             await self._app(scope, self._receive, self._send)
         except Exception:
-            logger.exception("bug: %s %s broke", client.method, client.path)
+            logger.exception("bug: %s %s broke", client.method, client.path, extra={"request_id": client.request_id})
         if not client.is_answered and not client.is_gone:
             client.cut()
 

@@ -24,6 +24,7 @@ from supervisor.proxy.upstream import IDLE_SECONDS, Upstream
 
 if TYPE_CHECKING:
     from supervisor.access.keys import KeyRing
+    from supervisor.config.values import Timeouts
     from supervisor.llama.endpoint import Endpoint
     from supervisor.runtime.lease import Lease
     from supervisor.runtime.live import LiveRun
@@ -171,11 +172,18 @@ class PeerBackend:
 def local_upstream(run: LiveRun, keys: KeyRing = NO_KEYS) -> Upstream:
     """The connections to a child; credentials with one of `keys` do not reach it."""
     assert run.endpoint is not None
+    timeouts, forwarding = treatment(run, keys)
+    return Upstream(run.endpoint, timeouts=timeouts, forwarding=forwarding)
+
+
+def treatment(run: LiveRun, keys: KeyRing) -> tuple[Timeouts, Forwarding]:
+    """How long a child may take, and what of a request reaches it."""
+    assert run.endpoint is not None
     timeouts = run.model.timeouts
     if not run.model.cmd:  # a llama-server of ours
         idle = IDLE_SECONDS if timeouts.idle_connection is None else min(IDLE_SECONDS, timeouts.idle_connection)
         timeouts = replace(timeouts, idle_connection=idle)
-    return Upstream(run.endpoint, timeouts=timeouts, forwarding=_forwarding(run, run.endpoint, keys))
+    return timeouts, _forwarding(run, run.endpoint, keys)
 
 
 def _forwarding(run: LiveRun, endpoint: Endpoint, keys: KeyRing) -> Forwarding:

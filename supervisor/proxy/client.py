@@ -5,13 +5,17 @@ from __future__ import annotations
 import http
 from typing import TYPE_CHECKING, Protocol
 
+from supervisor.proxy.request_id import REQUEST_ID
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
     from supervisor.config.clients import ClientKey
     from supervisor.errors import SupervisorError
+    from supervisor.proxy.body_memory import Share
     from supervisor.proxy.heads import Headers
+    from supervisor.record.recording import Recording
 
 STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 600)} | {
     each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in http.HTTPStatus
@@ -39,6 +43,16 @@ class Listener(Protocol):
 
     def client_sent(self) -> None:
         """More of the request has come, or its end."""
+
+
+class Source(Protocol):
+    """Where the rest of a request comes from, if not from its connection."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Watcher(Protocol):
@@ -82,6 +96,10 @@ class Client:
         "prefix",
         "query",
         "raw_path",
+        "recording",
+        "request_id",
+        "share",
+        "source",
         "status",
         "version",
         "watcher",
@@ -98,6 +116,7 @@ class Client:
         version: str,
         address: tuple[str, int] | None,
         ended: Callable[[], None],
+        request_id: str = "",
     ) -> None:
         self._transport = transport
         self._ended = ended
@@ -110,6 +129,8 @@ class Client:
         """What stood before the path, and belongs before those that the client is sent to."""
         self.headers = headers
         """Names in lower case."""
+        self.request_id = request_id
+        """What its client, its answer, the log and the model's server call it (`X-Request-Id`); visible ASCII."""
         self.version = version
         self.address = address
         self.key: ClientKey | None = None
@@ -135,6 +156,11 @@ class Client:
         """Bytes of the answer's body."""
         self.listener: Listener | None = None
         self.watcher: Watcher | None = None
+        self.share: Share | None = None
+        """What its body holds of the memory there is for bodies, if it is a large one."""
+        self.source: Source | None = None
+        self.recording: Recording | None = None
+        """What is kept of it for the record; None: nothing."""
 
     # The request.
 
@@ -178,12 +204,16 @@ class Client:
 
     def pause(self) -> None:
         """Read no more of the request for now."""
-        if not self.is_gone:
+        if self.source is not None:
+            self.source.pause()
+        elif not self.is_gone:
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
-        if not self.is_gone:
+        if self.source is not None:
+            self.source.resume()
+        elif not self.is_gone:
             self._transport.resume_reading()
 
     # The answer.
@@ -197,7 +227,11 @@ class Client:
                 has_length = True
             elif name == b"connection" and value.lower() == b"close":
                 closes = True
+            elif name == REQUEST_ID and self.request_id:
+                continue  # by that name only a peer knows it
             parts += (name, b": ", value, b"\r\n")
+        if self.request_id:
+            parts += (b"x-request-id: ", self.request_id.encode(), b"\r\n")
         is_framed = has_length or status in {204, 304} or self.method == "HEAD"
         self._is_chunked = not is_framed and self.version == "1.1"
         if self._is_chunked:
@@ -251,10 +285,10 @@ class Client:
         self._end()
 
     def cancel(self) -> None:
-        """End it on somebody's order: whoever serves it lets go, as if the client had left."""
-        listener, self.listener = self.listener, None
-        if listener is not None:
-            listener.client_left()
+        """End it on somebody's order."""
+        self.let_go()
+        if self.recording is not None:
+            self.recording.was_cancelled = True
         if self.has_begun:
             self.cut()
         else:
@@ -262,10 +296,36 @@ class Client:
             self.begin(CANCELLED_STATUS, [(b"content-type", b"application/json"), length])
             self.finish(CANCELLED)
 
+    def let_go(self) -> None:
+        """Whoever serves it lets go, as if the client had left."""
+        listener, self.listener = self.listener, None
+        if listener is not None:
+            listener.client_left()
+
+    def replay(self, source: Source) -> None:
+        """Let a body that had come, and was put elsewhere, come once more."""
+        self.source = source
+        self.is_whole = False
+        self.body_size = 0
+
+    def release_body(self) -> None:
+        """Its body is in memory no longer."""
+        if self.share is not None:
+            self.share.give_back()
+
+    def _release(self) -> None:
+        self.release_body()
+        source, self.source = self.source, None
+        if source is not None:
+            source.close()
+            self.is_whole = True  # for its connection it always was
+
     def _end(self) -> None:
         self.is_answered = True
         self.listener = None
         self._pieces.clear()
+        if self.share is not None or self.source is not None:
+            self._release()
         self._unwatch()
         self._ended()
 
@@ -279,6 +339,7 @@ class Client:
     def left(self) -> None:
         """The client went away."""
         self.is_gone = True
+        self._release()
         self._unwatch()
         if self.listener is not None:
             self.listener.client_left()

@@ -11,6 +11,7 @@ import msgspec.json
 
 from supervisor.errors import (
     ConcurrencyLimit,
+    ConfigRejected,
     MethodNotAllowed,
     ModelCrashed,
     ModelFailed,
@@ -52,6 +53,8 @@ def error_json(error: SupervisorError, dialect: Dialect = Dialect.OPENAI) -> dic
     failure: dict[str, object] = {}
     if isinstance(error, ModelFailed):
         failure = {"failure": error.failure.as_json()}
+    elif isinstance(error, ConfigRejected):
+        failure = {"problems": error.problems}
     if dialect is Dialect.ANTHROPIC:
         kind = _ANTHROPIC_TYPES.get(status_of(error), "api_error")
         return {"type": "error", "error": {"type": kind, "message": message, **failure}}

@@ -16,7 +16,6 @@ import msgspec.json
 
 from supervisor.errors import InternalError, SupervisorError, UpstreamRefused, UpstreamUnreachable
 from supervisor.proxy.heads import is_event_stream, request_head, response_headers
-from supervisor.proxy.lines import WholeLines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -24,7 +23,10 @@ if TYPE_CHECKING:
     from supervisor.fleet.names import Target
     from supervisor.proxy.answer import Answer
     from supervisor.proxy.backend import Backend
+    from supervisor.proxy.client import Client
     from supervisor.proxy.heads import Forwarding, Headers
+    from supervisor.proxy.lines import WholeLines
+    from supervisor.proxy.loading_state import Joint, Telling
     from supervisor.proxy.upstream import Connection
 
 logger = logging.getLogger("supervisor.proxy")
@@ -48,13 +50,17 @@ class Call:
     streams: bool = False
     length: int | None = None
     """Of the whole body, where more of it is to come."""
+    telling: Telling | None = None
+    """In whose words its stream may be told how the model loads."""
 
-    def head(self, forwarding: Forwarding, address: tuple[str, int] | None) -> bytes:
-        """The bytes before the body; `address` is the client's."""
+    def head(self, forwarding: Forwarding, client: Client) -> bytes:
+        """The bytes before the body."""
         length = self.length
         if length is None and (self.body or self.method in {b"POST", b"PUT", b"PATCH"}):
             length = len(self.body)
-        return request_head(self.method, self.target, self.headers, length, forwarding, address)
+        return request_head(
+            self.method, self.target, self.headers, length, forwarding, client.address, client.request_id
+        )
 
 
 class Exchange:
@@ -69,6 +75,7 @@ class Exchange:
         "_connection",
         "_lines",
         "_origin",
+        "_recording",
         "_task",
         "_timer",
         "_up",
@@ -78,11 +85,12 @@ class Exchange:
         self._call = call
         self._answer = answer
         self._client = answer.client
+        self._recording = answer.client.recording
         self._backend = backend
         self._origin = backend.origin
         self._up = backend.upstream
         self._connection: Connection | None = None
-        self._lines: WholeLines | None = None
+        self._lines: WholeLines | Joint | None = None
         self._complaint: bytes | None = None
         """The backend's error, where the stream that should carry it has begun."""
         self._task: asyncio.Task[None] | None = None
@@ -92,6 +100,8 @@ class Exchange:
     def start(self) -> None:
         """Send the request; everything else is answers to what happens."""
         self._client.listener = self
+        if self._recording is not None:
+            self._recording.sent()
         self._backend.begin()
         connection = self._up.take_idle() if self._call.length is None else None  # a kept one may need a second try
         if connection is not None:
@@ -102,7 +112,7 @@ class Exchange:
     def _send(self, connection: Connection) -> None:
         self._connection = connection
         call = self._call
-        head = call.head(self._up.forwarding, self._client.address)
+        head = call.head(self._up.forwarding, self._client)
         if call.length is None:
             connection.send(self, call.method, head, call.body)
         else:
@@ -144,11 +154,15 @@ class Exchange:
             self._fail(UpstreamRefused(f"the model's server answered with status {status}, which HTTP does not have"))
             return
         self._call.body = b""
+        if self._client.share is not None:
+            self._client.share.give_back()
         is_stream = is_event_stream(headers)
         if self._answer.is_stream and not is_stream:
             self._complaint = b""
             return
-        self._lines = WholeLines() if is_stream else None
+        self._lines = self._answer.lines() if is_stream else None
+        if self._recording is not None:
+            self._recording.head_came(headers, is_stream=is_stream)
         self._answer.begin(status, response_headers(status, headers, is_stream=is_stream), is_stream=is_stream)
         if is_alone:
             self._client.flush()
@@ -161,6 +175,8 @@ class Exchange:
             self._complaint = (self._complaint + piece)[:REFUSAL_LIMIT]
             return
         if piece:
+            if self._recording is not None and (tap := self._recording.tap) is not None:
+                tap(piece)
             self._client.write(piece)
         else:
             self._client.flush()
@@ -225,12 +241,25 @@ class Exchange:
 
     def _finish(self) -> None:
         self._close()
-        self._client.finish(self._lines.rest() if self._lines is not None else b"")
+        rest = self._lines.rest() if self._lines is not None else b""
+        if rest and self._recording is not None and (tap := self._recording.tap) is not None:
+            tap(rest)
+        self._client.finish(rest)
 
     def _fail(self, error: SupervisorError) -> None:
         self._close()
-        logger.warning("%s could not answer %s: %s", self._backend.name, self._call.target.decode("latin-1"), error)
+        logger.warning(
+            "%s could not answer %s: %s",
+            self._backend.name,
+            self._call.target.decode("latin-1"),
+            error,
+            extra=self._facts(),
+        )
         self._answer.fail(error)
+
+    def _facts(self) -> dict[str, str]:
+        """What the log knows this exchange by."""
+        return {"request_id": self._client.request_id, "model": self._call.model.whole_name}
 
     def _close(self) -> None:
         """Give everything back."""
@@ -253,7 +282,7 @@ class Exchange:
         except SupervisorError as exc:
             self._fail(exc)
         except Exception:
-            logger.exception("bug: an answer of %s broke", self._backend.name)
+            logger.exception("bug: an answer of %s broke", self._backend.name, extra=self._facts())
             self._fail(InternalError("something broke; the service's log has the details"))
 
 

@@ -14,17 +14,19 @@ from urllib.parse import unquote
 
 import httptools
 
-from supervisor.errors import InternalError, InvalidRequest, RequestTimeout
+from supervisor.errors import InternalError, InvalidRequest, RequestTimeout, ShuttingDown, TooManyConnections
 from supervisor.proxy.client import STATUS_LINES, Client, Plane
 from supervisor.proxy.dialects import Dialect, error_response
 from supervisor.proxy.heads import header
-from supervisor.proxy.objections import HEAD_LIMIT, head_too_large, objection
+from supervisor.proxy.objections import HEAD_LIMIT, Head, head_too_large, objection
+from supervisor.proxy.request_id import REQUEST_ID, new_request_id, request_id_of, with_request_id
 
 if TYPE_CHECKING:
     import uvicorn
     from uvicorn.server import ServerState
 
     from supervisor.errors import SupervisorError
+    from supervisor.proxy.crowd import Crowd
     from supervisor.proxy.heads import Headers
 
 logger = logging.getLogger("supervisor.proxy")
@@ -32,9 +34,12 @@ logger = logging.getLogger("supervisor.proxy")
 IDLE_SECONDS = 75.0
 """Longer than the pools of common clients keep a connection, so that theirs ends first (spec: python-io.md)."""
 STALLED_SECONDS = 2.0
-"""How long a client may take nothing of its answer once the service ends."""
+"""How long a client may take nothing of its answer, or send what nobody wants, once the service ends."""
 HEAD_SECONDS = 30.0
 """How long the head of a request may take."""
+BODY_SECONDS = 30.0
+BODY_BYTES = 15_000
+"""How much of a body has to come in so many seconds, unless it ends: 500 bytes a second, as Apache's mod_reqtimeout."""
 
 
 class Front(asyncio.Protocol):
@@ -48,8 +53,10 @@ class Front(asyncio.Protocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        crowd: Crowd | None = None,
     ) -> None:
         self._plane = plane
+        self._crowd = crowd
         self._config = config
         self._state = server_state
         self._app_state = app_state
@@ -71,6 +78,8 @@ class Front(asyncio.Protocol):
         """When the head under way began, or the connection became idle."""
         self._unread = (0, 0.0)
         """What was not yet written when we last looked, and since when it has been that much."""
+        self._progress: tuple[Client | None, int, float] = (None, 0, 0.0)
+        """Whose body we looked at, how much of it there was, and when that was."""
         self._new_parser()
 
     def _new_parser(self) -> None:
@@ -84,6 +93,8 @@ class Front(asyncio.Protocol):
         self._state.connections.add(cast("Any", self))
         peer = transport.get_extra_info("peername")
         self._address = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple | list) else None
+        if self._crowd is not None and not self._crowd.admits(self._state.connections, self._loop.time()):
+            self._reject(TooManyConnections(f"{self._crowd.limit} connections are open already, and all of them busy"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closing = True
@@ -153,6 +164,7 @@ class Front(asyncio.Protocol):
             version=self._parser.get_http_version(),
             address=self._address,
             ended=self._answered,
+            request_id=request_id_of(self._headers),
         )
         client.keep_alive = self._parser.should_keep_alive() and not self._is_shutting_down
         self._receiving = client
@@ -244,18 +256,28 @@ class Front(asyncio.Protocol):
             head = self._head_without_upgrade()
             self._new_parser()
             self.data_received(head + rest)
-        elif self._parser.get_method() != b"GET":
-            self._reject(InvalidRequest("a websocket begins with GET"))
+        elif self._parser.get_method() != b"GET" or self._parser.get_http_version() != "1.1":
+            self._reject(InvalidRequest("a websocket begins with GET, in HTTP/1.1"))
+        elif error := objection(Head(*self._url.partition(b"?")[::2], self._headers, "1.1")):
+            self._reject(error)
         elif self._current is None:
-            self._state.connections.discard(cast("Any", self))
-            protocol = cast("Any", self._config.ws_protocol_class)(
-                config=self._config, server_state=self._state, app_state=self._app_state
-            )
-            protocol.connection_made(self._transport)
-            protocol.data_received(self._head(self._headers) + rest)
-            self._transport.set_protocol(protocol)
+            self._hand_over(rest)
         else:
             self._close()
+
+    def _hand_over(self, rest: bytes) -> None:
+        """To uvicorn's websocket, if it makes one of this: of a body, for instance, or a long line, it says nothing."""
+        protocol = cast("Any", self._config.ws_protocol_class)(
+            config=self._config, server_state=self._state, app_state=self._app_state
+        )
+        protocol.connection_made(self._transport)
+        protocol.data_received(self._head(with_request_id(self._headers)) + rest)
+        if not getattr(protocol, "handshake_initiated", True):
+            self._state.connections.discard(protocol)
+            self._reject(InvalidRequest("the request asks for a websocket, and is not one"))
+            return
+        self._state.connections.discard(cast("Any", self))
+        self._transport.set_protocol(protocol)
 
     def _head_without_upgrade(self) -> bytes:
         dropped = {b"upgrade", b"connection", b"http2-settings"}
@@ -272,8 +294,11 @@ class Front(asyncio.Protocol):
             self._write_error(error)
             self._close()
         elif broken is self._current:
-            if broken.listener is None:
-                broken.keep_alive = False
+            broken.keep_alive = False
+            broken.let_go()
+            if broken.has_begun:
+                broken.cut()
+            else:
                 self._plane.refuse(broken, error)
             self._close()
         else:  # the requests before it are none the worse; the one under way is the last that is answered
@@ -283,7 +308,8 @@ class Front(asyncio.Protocol):
     def _write_error(self, error: SupervisorError) -> None:
         if not self._is_closing:
             status, headers, body = error_response(error, Dialect.OPENAI, b"")
-            lines = b"".join(b"%b: %b\r\n" % pair for pair in headers)
+            named = [*headers, (REQUEST_ID, new_request_id().encode())]
+            lines = b"".join(b"%b: %b\r\n" % pair for pair in named)
             self._transport.write(STATUS_LINES[status] + lines + b"connection: close\r\n\r\n" + body)
 
     def _close(self) -> None:
@@ -295,6 +321,7 @@ class Front(asyncio.Protocol):
     def shutdown(self) -> None:
         """Serve no further request: uvicorn calls this when the service ends."""
         self._is_shutting_down = True
+        self._since = self._loop.time()
         if self._current is None:
             self._close()
         else:
@@ -308,16 +335,45 @@ class Front(asyncio.Protocol):
             return False
         return size > 0 and now - since >= STALLED_SECONDS
 
+    def _is_coming_slowly(self, now: float) -> bool:
+        """Whether nobody serves the request yet, for it is still on its way: once whole it would be refused, too."""
+        client = self._current
+        if client is None or client.is_whole or client.listener is not None:
+            return False
+        return now - self._since >= STALLED_SECONDS
+
+    def _starves(self, now: float) -> bool:
+        """Whether the body under way hardly comes, though we do read."""
+        client, (watched, size, since) = self._receiving, self._progress
+        assert client is not None
+        if client is not watched or client.body_size - size >= BODY_BYTES or not self._transport.is_reading():
+            self._progress = client, client.body_size, now
+            return False
+        return now - since > BODY_SECONDS
+
+    @property
+    def idle_since(self) -> float | None:
+        """When its last request was over, or it was opened; None while there is one, or a part of one."""
+        is_busy = self._current is not None or self._receiving is not None or self._head_size or self._is_closing
+        return None if is_busy else self._since
+
     def sweep(self, now: float) -> None:
-        """Close a connection that has been idle, or busy with the head of one request, for too long."""
+        """Close a connection that has been idle, or busy with the head or the body of a request, for too long."""
         if self._is_shutting_down and self._has_stalled(now):
             self._transport.abort()
             return
+        if self._is_shutting_down and self._is_coming_slowly(now):
+            self._plane.refuse(cast("Client", self._current), ShuttingDown("shutting down"))
+            return
         if self._is_closing:
-            if self._current is None and now - self._since > IDLE_SECONDS:
+            patience = STALLED_SECONDS if self._is_shutting_down else IDLE_SECONDS
+            if self._current is None and now - self._since > patience:
                 self._transport.abort()  # it neither sends the rest of what was refused, nor takes its answer
             return
         if self._current is not None or self._receiving is not None:
+            if self._current is self._receiving and self._starves(now):
+                least = f"{BODY_BYTES} bytes in {BODY_SECONDS:.0f} s"
+                self._reject(RequestTimeout(f"the body of the request came too slowly; at least {least} are expected"))
             return
         if self._head_size and now - self._since > HEAD_SECONDS:
             self._reject(RequestTimeout(f"the head of the request did not come within {HEAD_SECONDS:.0f} s"))

@@ -28,7 +28,7 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     )
 )
-_NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+_NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"x-request-id"}
 _NOT_RETURNED = HOP_BY_HOP | {
     # llama-server sends these empty or with credentials allowed; ours are added instead.
     b"access-control-allow-origin",
@@ -98,8 +98,12 @@ def request_head(  # noqa: PLR0917 - called for every request, and by name is sl
     length: int | None,
     forwarding: Forwarding = AS_IT_CAME,
     address: tuple[str, int] | None = None,
+    request_id: str = "",
 ) -> bytes:
-    """The bytes before the body; header names are lower case, as ASGI gives them. `address` is the client's."""
+    """The bytes before the body; header names are lower case, as ASGI gives them.
+
+    `address` is the client's; `request_id` takes the place of one that it may have sent.
+    """
     host = forwarding.host or header(headers, b"host") or _LOCALHOST
     lines = [method, b" ", forwarding.base_path, target, b" HTTP/1.1\r\nhost: ", host, b"\r\n"]
     dropped = _named_by_connection(headers)
@@ -109,6 +113,8 @@ def request_head(  # noqa: PLR0917 - called for every request, and by name is sl
     for name, value in headers:
         if name not in _NOT_FORWARDED and name not in dropped:
             lines += (name, b": ", value, b"\r\n")
+    if request_id:
+        lines += (b"x-request-id: ", request_id.encode(), b"\r\n")
     if length is not None:
         lines.append(b"content-length: %d\r\n" % length)
     lines.append(b"\r\n")

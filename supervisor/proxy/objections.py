@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor.errors import HeadTooLarge, InvalidRequest
 
 if TYPE_CHECKING:
     from supervisor.errors import SupervisorError
     from supervisor.proxy.client import Client
+    from supervisor.proxy.heads import Headers
 
 HEAD_LIMIT = 64 * 1024
 """Bytes of a request's head, and of what else may come without being part of a body."""
@@ -16,7 +17,16 @@ HEADER_LIMIT = 200
 """Headers of a request."""
 
 
-def objection(client: Client) -> SupervisorError | None:
+class Head(NamedTuple):
+    """A head that will not become a `Client`."""
+
+    raw_path: bytes
+    query: bytes
+    headers: Headers
+    version: str
+
+
+def objection(client: Client | Head) -> SupervisorError | None:
     """What is wrong with a head that the parser lets through."""
     hosts, encoding, size = 0, None, len(client.raw_path) + len(client.query)
     for name, value in client.headers:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import ssl
 from typing import TYPE_CHECKING, TypeVar
 
-from supervisor.errors import UpstreamUnreachable
+from supervisor.errors import OutOfResources, UpstreamUnreachable
 from supervisor.llama.endpoint import Endpoint, HttpEndpoint, TcpEndpoint, UnixEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from supervisor.config.values import Timeouts
 
@@ -21,6 +23,12 @@ ProtocolT = TypeVar("ProtocolT", bound=asyncio.Protocol)
 
 _NEVER = 1e9
 """Seconds; what the event loops say of a handshake that takes too long is no better than what we say."""
+
+
+BACKLOG_SECONDS = 30.0
+"""How long a server may leave connections unaccepted at its socket file."""
+BACKLOG_PAUSE = 0.005
+_SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 class NoConnection(UpstreamUnreachable):
@@ -40,7 +48,7 @@ class Opener:
         self._tls: ssl.SSLContext | None = None
 
     async def open(self, make: Callable[[], ProtocolT]) -> ProtocolT:
-        """A new connection with its protocol; raises `NoConnection`."""
+        """A new connection with its protocol; raises `NoConnection`, and `OutOfResources` where the lack is ours."""
         is_secure = isinstance(self.endpoint, HttpEndpoint) and self.endpoint.tls
         if is_secure and self._tls is None:  # reading the certificates takes 20 ms
             self._tls = await asyncio.get_running_loop().run_in_executor(None, _tls_context)
@@ -48,6 +56,8 @@ class Opener:
             async with asyncio.timeout(self._timeouts.connect):
                 transport, protocol = await self._opened(make)
         except OSError as exc:
+            if exc.errno in _SHORTAGES:
+                raise shortage(exc) from exc
             raise NoConnection(self.endpoint, _why(exc, self._timeouts.connect)) from exc
         if self._timeouts.keepalive is not None and not isinstance(self.endpoint, UnixEndpoint):
             _probe(transport, self._timeouts.keepalive)
@@ -59,7 +69,7 @@ class Opener:
         loop = asyncio.get_running_loop()
         match self.endpoint:
             case UnixEndpoint(path):
-                return await loop.create_unix_connection(make, str(path))
+                return await _connected_in_turn(path, make)
             case TcpEndpoint(port, host) | HttpEndpoint(host, port):
                 return await loop.create_connection(make, host, port)
 
@@ -84,6 +94,25 @@ class Opener:
         if secure is None:
             raise NoConnection(self.endpoint, "it closed the connection before the TLS handshake")
         return secure
+
+
+async def _connected_in_turn(path: Path, make: Callable[[], ProtocolT]) -> tuple[asyncio.Transport, ProtocolT]:
+    """A connection to a socket file. Where TCP would wait for its place in the backlog, this says EAGAIN: unix(7)."""
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + BACKLOG_SECONDS
+    while True:
+        try:
+            return await loop.create_unix_connection(make, str(path))
+        except BlockingIOError:
+            if loop.time() >= give_up_at:
+                raise
+        await asyncio.sleep(BACKLOG_PAUSE)
+
+
+def shortage(exc: OSError) -> OutOfResources:
+    """What the system denies us."""
+    message = f"the service cannot open a connection to the model: {_plainly(exc)}"
+    return OutOfResources(message, hint="raise the limit of open files (LimitNOFILE=), or send fewer requests at once")
 
 
 def _tls_context() -> ssl.SSLContext:

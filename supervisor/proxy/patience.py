@@ -26,7 +26,7 @@ async def patient_lease(pool: Pool, model: str, answer: Answer) -> Lease:
             pause = min(pause, LONGEST_SILENCE) or LONGEST_SILENCE
         return waiting.result()
     except asyncio.CancelledError:
-        await _give_up(waiting)
+        await give_up(waiting)
         raise
 
 
@@ -37,11 +37,12 @@ def news(pool: Pool, model: str) -> str:
         return f"loading {model} {live.child.progress.fraction:.0%}"
     if live is not None:
         return f"loading {model}"
-    ahead = pool.fleet.queue.wanted.keys() - {model}
-    return f"waiting for {model}, {len(ahead)} other models are wanted"
+    ahead = pool.fleet.queue.places.get(model, 0)
+    others = "next in line" if not ahead else f"{ahead} other model{'s' if ahead > 1 else ''} before it"
+    return f"waiting for {model}, {others}, {pool.expected_wait(model):.0f} s of loading at least"
 
 
-async def _give_up(waiting: asyncio.Task[Lease]) -> None:
+async def give_up(waiting: asyncio.Task[Lease]) -> None:
     """End the wait, and give back a lease that came in the same moment."""
     waiting.cancel()
     (result,) = await asyncio.gather(waiting, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The peers of one config: connections to each from its first request on, and whether it could be reached."""
+"""The peers of the config in force: connections to each from its first request on, and whether it could be reached."""
 
 from __future__ import annotations
 
@@ -18,9 +18,24 @@ class Peers:
     """What leads to other services."""
 
     def __init__(self, config: Config) -> None:
+        self._backends: dict[str, PeerBackend] = {}
+        self._former: list[Upstream] = []
+        """Those of earlier configs, until their last answer has ended."""
+        self.adopt(config)
+
+    def adopt(self, config: Config) -> None:
+        """Let this config hold; answers under way come from where they come."""
         self._peers = config.peers
         self._keys = KeyRing.of(config)
-        self._backends: dict[str, PeerBackend] = {}
+        for name, backend in tuple(self._backends.items()):
+            upstream, peer = backend.upstream, config.peers.get(name)
+            if peer is not None and endpoint_of(peer.proxy) == upstream.endpoint:
+                upstream.adopt(peer.timeouts, _forwarding(peer, self._keys))
+            else:
+                del self._backends[name]
+                upstream.dry_up()
+                self._former.append(upstream)
+        self._former = [upstream for upstream in self._former if upstream.is_used]
 
     def backend(self, peer: str) -> PeerBackend:
         """Who answers requests for models of a peer."""
@@ -36,8 +51,8 @@ class Peers:
 
     def close(self) -> None:
         """Close every connection; answers under way break."""
-        for backend in self._backends.values():
-            backend.upstream.close()
+        for upstream in (*self._former, *(backend.upstream for backend in self._backends.values())):
+            upstream.close()
 
     def __repr__(self) -> str:
         upstreams = ", ".join(f"{peer}: {backend.upstream}" for peer, backend in self._backends.items())
@@ -45,12 +60,15 @@ class Peers:
 
 
 def _upstream(peer: Peer, keys: KeyRing) -> Upstream:
+    return Upstream(endpoint_of(peer.proxy), timeouts=peer.timeouts, forwarding=_forwarding(peer, keys))
+
+
+def _forwarding(peer: Peer, keys: KeyRing) -> Forwarding:
     endpoint = endpoint_of(peer.proxy)
-    forwarding = Forwarding(
+    return Forwarding(
         host=endpoint.authority.encode(),
         base_path=base_path(endpoint),
         trail=Trail.HIDDEN,
         api_key=peer.api_key.encode() if peer.api_key else None,
         own_keys=keys,
     )
-    return Upstream(endpoint, timeouts=peer.timeouts, forwarding=forwarding)

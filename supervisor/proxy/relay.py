@@ -6,29 +6,34 @@ import asyncio
 import logging
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 from supervisor.access.keys import KeyRing, require_model
-from supervisor.errors import InternalError, InvalidRequest, MethodNotAllowed, SupervisorError
+from supervisor.errors import InternalError, InvalidRequest, MethodNotAllowed, ModelNotFound, SupervisorError
 from supervisor.fleet.names import Choice, Target
 from supervisor.fleet.selectors import pick
 from supervisor.proxy import filters
 from supervisor.proxy.answer import Answer
 from supervisor.proxy.asked import asked_of, kind_of
-from supervisor.proxy.backend import LocalBackend, local_upstream
+from supervisor.proxy.backend import LocalBackend, local_upstream, treatment
 from supervisor.proxy.bodies import model_in_form, renamed_in_form
+from supervisor.proxy.encodings import readable
 from supervisor.proxy.exchange import Call, Exchange
 from supervisor.proxy.heads import header
+from supervisor.proxy.parking import Parking
 from supervisor.proxy.patience import patient_lease
 from supervisor.proxy.routes import COMFYUI, COMFYUI_MODEL, ROUTES, UPSTREAM, Route, Source, dialect_of
+from supervisor.proxy.told_lease import told_lease
 
 if TYPE_CHECKING:
     from supervisor.config.clients import ClientKey
+    from supervisor.config.values import Config
     from supervisor.fleet.names import Meaning, Names
     from supervisor.fleet.values import RunId
     from supervisor.proxy.client import Client
     from supervisor.proxy.peers import Peers
     from supervisor.proxy.upstream import Upstream
+    from supervisor.record.activity import Activity
     from supervisor.record.inflight import InFlight
     from supervisor.runtime.lease import Lease
     from supervisor.runtime.live import LiveRun
@@ -38,6 +43,8 @@ logger = logging.getLogger("supervisor.proxy")
 
 LARGE_BODY = 512 * 1024
 """Bytes after which an upload is passed on as it comes, if its model is known by then."""
+_SEPARATORS = re.compile(rb"[/\\]")
+_CONTROLS = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 class Redirect(Exception):
@@ -51,16 +58,29 @@ class Redirect(Exception):
 class Proxy:
     """Serves every route that leads to a child."""
 
-    def __init__(self, pool: Pool, names: Names, *, peers: Peers, in_flight: InFlight) -> None:
+    def __init__(
+        self, pool: Pool, names: Names, *, peers: Peers, in_flight: InFlight, activity: Activity | None = None
+    ) -> None:
         self._pool = pool
         self._names = names
         self._peers = peers
         self._in_flight = in_flight
+        self._activity = activity
+        """Who records requests; None: nobody."""
         self._selected = 0
         """Requests made through selectors so far."""
-        self._ignored = [re.compile(pattern) for pattern in pool.config.server.ignore_paths]
-        self._keys = KeyRing.of(pool.config)
         self._upstreams: dict[RunId, Upstream] = {}
+        self._parking = Parking()
+        self.adopt(pool.config)
+
+    def adopt(self, config: Config) -> None:
+        """Let this config hold; connections to children stay open."""
+        self._ignored = [re.compile(pattern) for pattern in config.server.ignore_paths]
+        self._keys = KeyRing.of(config)
+        for run, upstream in self._upstreams.items():
+            live = self._pool.live_run(run)
+            if live is not None:
+                upstream.adopt(*treatment(live, self._keys))
 
     def serve(self, client: Client) -> None:
         """Answer one request that is whole; the caller has chosen it by its path."""
@@ -112,7 +132,12 @@ class Proxy:
             raise MethodNotAllowed(f"`{client.path}` does not take {client.method}", allowed=allowed)
         body = client.take_body()
         asked = asked_of(client, chosen.source, body)
-        meaning = self._names.resolve(asked.model)
+        try:
+            meaning = self._names.resolve(asked.model)
+        except ModelNotFound:
+            if self._activity is not None and client.method == "POST":
+                self._activity.begin(client, None, client.path, name=asked.model or "")
+            raise
         model = meaning if isinstance(meaning, Target) else self._picked(meaning)
         if client.key is not None:
             require_target(client.key, model, asked.model)
@@ -121,7 +146,9 @@ class Proxy:
         elif asked.source is Source.FORM and model.rename is not None:
             body = renamed_in_form(header(client.headers, b"content-type") or b"", body, model.rename)
         streams = chosen.streams and asked.wants_stream
-        return _call(client, _forwarded(chosen, client), body, model, wakes=chosen.wakes, streams=streams)
+        call = _call(client, _forwarded(chosen, client), body, model, wakes=chosen.wakes, streams=streams)
+        call.telling = chosen.telling if streams else None
+        return call
 
     def _picked(self, choice: Choice) -> Target:
         """The model that serves this request of a selector."""
@@ -132,7 +159,7 @@ class Proxy:
     def _addressed_model(self, client: Client) -> tuple[Target, bytes]:
         """The model a path names, and the rest of that path as the client encoded it; raises `ModelNotFound`."""
         if client.path.startswith(COMFYUI):
-            model, rest = self._names.model(COMFYUI_MODEL), client.raw_path[len(COMFYUI) - 1 :]
+            model, rest = self._names.model(COMFYUI_MODEL), inside(client.raw_path[len(COMFYUI) - 1 :])
         else:
             model, rest = addressed_model(self._names, client.raw_path)
         require_target(client.key, model)
@@ -151,6 +178,10 @@ class Proxy:
         if (path := _shown_path(call, answer.client)) is not None:
             metadata = {"selector": selector} if selector else None
             self._in_flight.add(answer.client, call.model.whole_name, metadata, path=path)
+            if self._activity is not None and call.method == b"POST":
+                body = call.body if call.length is None else None
+                self._activity.begin(answer.client, call.model, path, body=body)
+                call.headers = readable(call.headers)
         if call.model.peer is not None:
             Exchange(call, answer, self._peers.backend(call.model.peer)).start()
             return
@@ -163,15 +194,31 @@ class Proxy:
             waiting.task = asyncio.get_running_loop().create_task(self._pass_on_later(call, answer))
 
     async def _pass_on_later(self, call: Call, answer: Answer) -> None:
+        parked = self._parking.park(call, answer.client)
         try:
-            model = call.model.model
-            lease = await (patient_lease(self._pool, model, answer) if call.streams else self._pool.lease(model))
+            lease = await self._lease(call, answer)
+            if parked is not None:
+                parked.fetch(answer.fail)
             self._exchange(call, answer, lease)
         except SupervisorError as exc:
             answer.fail(exc)
         except Exception:
-            logger.exception("bug: waiting for %s broke", call.model.model)
+            logger.exception(
+                "bug: waiting for %s broke", call.model.model, extra={"request_id": answer.client.request_id}
+            )
             answer.fail(InternalError("something broke; the service's log has the details"))
+        finally:
+            if parked is not None:
+                parked.leave()
+
+    async def _lease(self, call: Call, answer: Answer) -> Lease:
+        """A hold on the model, with the client told of a long wait in a way that suits it."""
+        model = call.model.model
+        if not call.streams:
+            return await self._pool.lease(model)
+        if call.telling is not None and self._pool.config.models[model].send_loading_state:
+            return await told_lease(self._pool, model, answer, call.telling)
+        return await patient_lease(self._pool, model, answer)
 
     def _exchange(self, call: Call, answer: Answer, lease: Lease) -> None:
         Exchange(call, answer, LocalBackend(lease, self._upstream(lease.run))).start()
@@ -222,11 +269,23 @@ def require_target(key: ClientKey | None, model: Target, asked: str | None = Non
 def addressed_model(names: Names, raw_path: bytes) -> tuple[Target, bytes]:
     """The model that `/upstream/MODEL/PATH` names, and the path as the client encoded it, empty if there is none.
 
-    Raises `ModelNotFound`.
+    Raises `ModelNotFound`, and `InvalidRequest` for a path that leads elsewhere.
     """
     segments = raw_path.removeprefix(UPSTREAM.encode()).split(b"/")
     model, count = names.split([unquote(segment.decode("latin-1")) for segment in segments])
-    return model, b"".join(b"/" + segment for segment in segments[count:])
+    return model, inside(b"".join(b"/" + segment for segment in segments[count:]))
+
+
+def inside(path: bytes) -> bytes:
+    """A path that stays within the server it is meant for, whatever that makes of it; else raises `InvalidRequest`."""
+    plain = path
+    while b"%" in plain and (decoded := unquote_to_bytes(plain)) != plain:  # some servers decode twice
+        plain = decoded
+    if b".." in plain and b".." in _SEPARATORS.split(plain):
+        raise InvalidRequest("the path leads out of the model's server", hint="`..` may not be a part of it")
+    if _CONTROLS.search(plain):
+        raise InvalidRequest("the path has control characters")
+    return path
 
 
 def _call(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from supervisor.proxy.dialects import Dialect
+from supervisor.proxy.loading_state import Telling
 
 
 class Source(Enum):
@@ -27,6 +28,8 @@ class Route:
     """Whether a request loads the model; looking at a child must not start it."""
     streams: bool = False
     """Whether `"stream": true` makes the answer an event stream, which comments may precede."""
+    telling: Telling | None = None
+    """In whose words a stream may be told how its model loads."""
     path: str | None = None
     """What its child calls it; None: the same."""
     other: Route | None = None
@@ -47,18 +50,22 @@ _POST = frozenset({"POST"})
 _GET = frozenset({"GET", "HEAD"})
 
 _JSON = Route(Source.JSON, _POST)
-_CHAT = Route(Source.JSON, _POST, streams=True)
+_STREAM = Route(Source.JSON, _POST, streams=True)
+_CHAT = replace(_STREAM, telling=Telling.CHAT)
+_TEXT = replace(_STREAM, telling=Telling.TEXT)
+_RESPONSES = replace(_STREAM, telling=Telling.RESPONSES)
 _FORM = Route(Source.FORM, _POST)
 _QUERY = Route(Source.QUERY, _GET)
 _ANTHROPIC = Route(Source.JSON, _POST, Dialect.ANTHROPIC, streams=True)
+_MESSAGES = replace(_ANTHROPIC, telling=Telling.MESSAGES)
 
 _SHORT = {
     path: replace(route, path=path.removeprefix("/v"))
     for path, route in {
         "/v/chat/completions": _CHAT,
-        "/v/responses": _CHAT,
-        "/v/completions": _CHAT,
-        "/v/messages": _ANTHROPIC,
+        "/v/responses": _RESPONSES,
+        "/v/completions": _TEXT,
+        "/v/messages": _MESSAGES,
         "/v/messages/count_tokens": _ANTHROPIC,
         "/v/embeddings": _JSON,
         "/v/rerank": _JSON,
@@ -69,10 +76,10 @@ _SHORT = {
 
 ROUTES: dict[str, Route] = _SHORT | {
     "/v1/chat/completions": _CHAT,
-    "/v1/completions": _CHAT,
-    "/v1/responses": _CHAT,
+    "/v1/completions": _TEXT,
+    "/v1/responses": _RESPONSES,
     "/v1/embeddings": _JSON,
-    "/v1/messages": _ANTHROPIC,
+    "/v1/messages": _MESSAGES,
     "/v1/messages/count_tokens": _ANTHROPIC,
     "/v1/rerank": _JSON,
     "/v1/reranking": _JSON,
@@ -87,9 +94,9 @@ ROUTES: dict[str, Route] = _SHORT | {
     "/sdapi/v1/loras": _QUERY,
     "/v1/images/generations": _JSON,
     "/v1/images/edits": _FORM,
-    "/infill": _CHAT,
-    "/completion": _CHAT,
-    "/completions": _CHAT,
+    "/infill": _STREAM,
+    "/completion": _STREAM,
+    "/completions": _STREAM,
     "/chat/completions": _CHAT,
     "/embedding": _JSON,
     "/embeddings": _JSON,

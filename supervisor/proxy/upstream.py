@@ -222,19 +222,35 @@ class Upstream:
 
     def __init__(self, endpoint: Endpoint, *, timeouts: Timeouts = OURS, forwarding: Forwarding = AS_IT_CAME) -> None:
         self.endpoint = endpoint
-        self.forwarding = forwarding
-        """How the heads of requests to it are written."""
-        self.response_header = timeouts.response_header
-        """Seconds within which it has to begin an answer."""
+        self.adopt(timeouts, forwarding)
         self.is_reachable: bool | None = None
         """Whether the last attempt came through; None before the first."""
         self.is_closed = False
-        self._opener = Opener(endpoint, timeouts)
-        self._idle_seconds = math.inf if timeouts.idle_connection is None else timeouts.idle_connection
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+
+    def adopt(self, timeouts: Timeouts, forwarding: Forwarding) -> None:
+        """Treat the server so from now on; exchanges under way and open connections stay."""
+        self.forwarding = forwarding
+        """How the heads of requests to it are written."""
+        self.response_header = timeouts.response_header
+        """Seconds within which it has to begin an answer."""
+        self._opener = Opener(self.endpoint, timeouts)
+        self._idle_seconds = math.inf if timeouts.idle_connection is None else timeouts.idle_connection
+
+    def dry_up(self) -> None:
+        """Keep no connection that is not used; exchanges under way go on to their end."""
+        self._idle_seconds = 0.0
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._close_unused()
+
+    @property
+    def is_used(self) -> bool:
+        """Whether an exchange is under way."""
+        return bool(self._busy)
 
     def take_idle(self) -> Connection | None:
         """A connection that is open already, the most recently used first."""

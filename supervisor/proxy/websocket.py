@@ -17,7 +17,8 @@ from supervisor.llama.endpoint import Endpoint, HttpEndpoint, TcpEndpoint, UnixE
 from supervisor.proxy.dialects import error_response
 from supervisor.proxy.disconnect import Disconnect
 from supervisor.proxy.heads import header
-from supervisor.proxy.relay import addressed_model, require_target
+from supervisor.proxy.relay import addressed_model, inside, require_target
+from supervisor.proxy.request_id import REQUEST_ID
 from supervisor.proxy.routes import COMFYUI, COMFYUI_MODEL, dialect_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ class WebSocketProxy:
     def __init__(self, pool: Pool, names: Names) -> None:
         self._pool = pool
         self._names = names
-        self._models = pool.config.models
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, *, key: ClientKey | None = None) -> None:
         """Tunnel one whose sender has this key, where keys are needed."""
@@ -53,7 +53,8 @@ class WebSocketProxy:
         try:
             model, path = self._addressed(scope["raw_path"], key)
             await client.receive()  # that it wants to connect
-            if self._models[model].ignore_websockets:
+            known = self._pool.config.models.get(model)
+            if known is not None and known.ignore_websockets:
                 await _tunnel(client, self._ready(model), path)
                 return
             lease = None
@@ -65,12 +66,12 @@ class WebSocketProxy:
         except SupervisorError as exc:
             await refuse(scope, send, exc)
         except InvalidStatus as exc:
-            await _pass_refusal_on(exc, send)
+            await _pass_refusal_on(exc, scope, send)
 
     def _addressed(self, raw_path: bytes, key: ClientKey | None) -> tuple[str, str]:
         """The model and the path at its server; raises `ModelNotFound`, and `ModelForbidden` by the key."""
         if raw_path.startswith(COMFYUI.encode()):
-            model, path = self._names.model(COMFYUI_MODEL), raw_path[len(COMFYUI) - 1 :]
+            model, path = self._names.model(COMFYUI_MODEL), inside(raw_path[len(COMFYUI) - 1 :])
         else:
             model, path = addressed_model(self._names, raw_path)
         require_target(key, model)
@@ -86,15 +87,15 @@ class WebSocketProxy:
 
 async def refuse(scope: Scope, send: Send, error: SupervisorError) -> None:
     """Answer with an error instead of a websocket."""
-    logger.info("websocket refused: %s", error)
+    logger.info("websocket refused: %s", error, extra={"request_id": _request_id(scope)})
     accept = header(scope["headers"], b"accept") or b""
     await _deny(send, *error_response(error, dialect_of(scope["path"]), accept))
 
 
-async def _pass_refusal_on(exc: InvalidStatus, send: Send) -> None:
+async def _pass_refusal_on(exc: InvalidStatus, scope: Scope, send: Send) -> None:
     """Answer as the child has."""
     response = exc.response
-    logger.info("websocket refused by the child: %s", exc)
+    logger.info("websocket refused by the child: %s", exc, extra={"request_id": _request_id(scope)})
     status = response.status_code if response.status_code in _STATUSES else HTTPStatus.BAD_GATEWAY
     kind = response.headers.get("content-type")
     headers = [(b"content-type", kind.encode("latin-1"))] if kind else []
@@ -110,7 +111,7 @@ async def _deny(send: Send, status: int, headers: Headers, body: bytes) -> None:
 async def _tunnel(client: WebSocket, run: LiveRun, path: str) -> None:
     query = client.scope["query_string"].decode("latin-1")
     target = f"{path}?{query}" if query else path
-    async with await _child(run, target, client.scope.get("subprotocols") or None) as child:
+    async with await _child(run, target, client.scope) as child:
         await client.accept(subprotocol=child.subprotocol)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_to_child, client, child, tasks.cancel_scope)
@@ -118,21 +119,22 @@ async def _tunnel(client: WebSocket, run: LiveRun, path: str) -> None:
             tasks.cancel_scope.cancel()
 
 
-async def _child(run: LiveRun, target: str, subprotocols: Any) -> ClientConnection:
+async def _child(run: LiveRun, target: str, scope: Scope) -> ClientConnection:
     """The child's end; raises `InvalidStatus` if it answers otherwise, and `UpstreamUnreachable` if not at all."""
     try:
         assert run.endpoint is not None
-        return await _connected(run.endpoint, target, subprotocols, run.api_key)
+        return await _connected(run.endpoint, target, scope, run.api_key)
     except InvalidStatus:
         raise
     except (OSError, InvalidHandshake) as exc:
         raise UpstreamUnreachable(f"the model's process accepts no websocket at `{target}`: {exc}") from exc
 
 
-def _connected(endpoint: Endpoint, target: str, subprotocols: Any, key: str | None) -> connect:
-    options: dict[str, Any] = {"subprotocols": subprotocols, "max_size": None, "compression": None, "proxy": None}
-    if key is not None:
-        options["additional_headers"] = {"authorization": f"Bearer {key}"}
+def _connected(endpoint: Endpoint, target: str, scope: Scope, key: str | None) -> connect:
+    options: dict[str, Any] = {"max_size": None, "compression": None, "proxy": None}
+    options["subprotocols"] = scope.get("subprotocols") or None
+    own = {"Authorization": f"Bearer {key}"} if key is not None else {}
+    options["additional_headers"] = {"X-Request-Id": _request_id(scope), **own}
     match endpoint:
         case UnixEndpoint(path):
             return unix_connect(str(path), uri=f"ws://localhost{target}", **options)
@@ -177,6 +179,22 @@ def _sendable(code: int | None) -> int:
             return code
 
 
+def named(scope: Scope, send: Send) -> Send:
+    """A way to answer that adds the request's name to the head, as every answer has it."""
+
+    async def send_named(message: Message) -> None:
+        if message["type"] in {"websocket.accept", "websocket.http.response.start"}:
+            name = (REQUEST_ID, _request_id(scope).encode())
+            message = {**message, "headers": [*message.get("headers", ()), name]}
+        await send(message)
+
+    return send_named
+
+
+def _request_id(scope: Scope) -> str:
+    return (header(scope["headers"], REQUEST_ID) or b"").decode()
+
+
 class Upgrade:
     """The request that a websocket begins with, as the record sees it, if its answer goes through `send`."""
 
@@ -187,6 +205,8 @@ class Upgrade:
         self.scope = scope
         self.path: str = scope["path"]
         self.raw_path: bytes = scope["raw_path"]
+        self.query: bytes = scope["query_string"]
+        self.request_id = _request_id(scope)
         self.headers: Headers = scope["headers"]
         self.version: str = scope["http_version"]
         self.address: tuple[str, int] | None = scope["client"]

@@ -5,9 +5,11 @@ Lines go straight to where the log is kept: a record of `logging` would cost mor
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from supervisor.config.values import LogFormat
 from supervisor.record.go_time import format_duration
 from supervisor.record.inflight import Headers, Watcher, remote_ip
 from supervisor.record.own_log import Stamp
@@ -15,7 +17,10 @@ from supervisor.record.own_log import Stamp
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from supervisor.config.clients import ClientKey
     from supervisor.config.values import Server
+
+logger = logging.getLogger("supervisor.access")
 
 QUIET = ("/wol-health", "/api/performance", "/metrics")
 """Beginnings of paths that are asked for so often that nothing else could be seen."""
@@ -32,6 +37,10 @@ class Request(Protocol):
     def path(self) -> str: ...
     @property
     def raw_path(self) -> bytes: ...
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def key(self) -> ClientKey | None: ...
     @property
     def headers(self) -> Headers: ...
     @property
@@ -76,12 +85,43 @@ class AccessLog:
         )
 
 
+class JsonAccessLog:
+    """Writes a record of `logging` for each of them, with the facts beside the words."""
+
+    def began(self, client: Client) -> None:
+        """From now on until its end a request is served."""
+        client.watcher = _Served(self, client)
+
+    def ended(self, request: Request, nanoseconds: int) -> None:
+        """A request has taken this long."""
+        if request.path.startswith(QUIET):
+            return
+        path = _printable(request.path)
+        status = request.status or CLIENT_LEFT
+        logger.info(
+            "%s %s %d",
+            request.method,
+            path,
+            status,
+            extra={
+                "request_id": request.request_id,
+                "key": request.key.name if request.key is not None else None,
+                "address": _printable(remote_ip(request.headers, request.address)),
+                "method": request.method,
+                "path": path,
+                "status": status,
+                "bytes": request.written,
+                "seconds": round(nanoseconds / 1e9, 6),
+            },
+        )
+
+
 class _Served:
     """A request on its way to its line."""
 
     __slots__ = ("_client", "_log", "_since")
 
-    def __init__(self, log: AccessLog, client: Client) -> None:
+    def __init__(self, log: AccessLog | JsonAccessLog, client: Client) -> None:
         self._log = log
         self._client = client
         self._since = time.perf_counter_ns()
@@ -93,9 +133,13 @@ class _Served:
         self._log.ended(self._client, time.perf_counter_ns() - self._since)
 
 
-def access_log(server: Server, write: Callable[[str], None]) -> AccessLog | None:
-    """The log where a file of llama-swap's is read, and its level lets such lines through; else none."""
-    if server.log_time_format is None or server.log_level not in {"debug", "info"}:
+def access_log(server: Server, write: Callable[[str], None]) -> AccessLog | JsonAccessLog | None:
+    """The log where a file of llama-swap's is read or the log is JSON, if its level lets such lines through."""
+    if server.log_level not in {"debug", "info"}:
+        return None
+    if server.log_format is LogFormat.JSON:
+        return JsonAccessLog()
+    if server.log_time_format is None:
         return None
     return AccessLog(write, server.log_time_format)
 

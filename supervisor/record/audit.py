@@ -40,6 +40,8 @@ class Client(Protocol):
     def key(self) -> ClientKey | None: ...
     @property
     def status(self) -> int: ...
+    @property
+    def request_id(self) -> str: ...
 
 
 class Audit:
@@ -67,7 +69,13 @@ class Audit:
             _shown(facts["action"]),
             f" {_shown(client.deed)}" if client.deed else "",
             _outcome(status),
-            extra={"audit": facts | {"status": status}},
+            extra={
+                "audit": facts | {"status": status},
+                "request_id": client.request_id or None,
+                "address": who,
+                "key": key or None,
+                "status": status,
+            },
         )
         if self._others is not None:
             self._others.client_ended()

@@ -19,6 +19,11 @@ class Event(NamedTuple):
 
     kind: str
     data: object = None
+    """What it is about, or a function that tells it when it is wanted."""
+
+    def told(self) -> object:
+        """The data as it is now."""
+        return self.data() if callable(self.data) else self.data
 
 
 class Subscription:
@@ -28,6 +33,7 @@ class Subscription:
         self._limit = limit
         self._events: dict[object, Event] = {}
         self._news = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._has_missed = False
         self.is_closed = False
 
@@ -37,11 +43,13 @@ class Subscription:
         self._has_missed = False
         self._events.clear()
         self._news.clear()
+        self._urgent.clear()
         return events
 
     def wake(self) -> None:
         """Let `wait` return, for there is something to see elsewhere."""
         self._news.set()
+        self._urgent.set()
 
     async def wait(self, seconds: float) -> bool:
         """Wait for news, at most so long; whether there is any. `take` is what makes it wait again."""
@@ -50,7 +58,13 @@ class Subscription:
                 return await self._news.wait()
         return False
 
-    def put(self, key: object, event: Event) -> None:
+    async def gather(self, seconds: float) -> None:
+        """Wait at most so long for more of what can wait, until something comes that cannot."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._urgent.wait()
+
+    def put(self, key: object, event: Event, *, can_wait: bool = False) -> None:
         """Add an event, in the place of a waiting one with the same key."""
         if len(self._events) >= self._limit and key not in self._events:
             self._events.clear()
@@ -58,11 +72,13 @@ class Subscription:
         if not self._has_missed:
             self._events[key] = event
         self._news.set()
+        if not can_wait:
+            self._urgent.set()
 
     def close(self) -> None:
         """Nothing more will come."""
         self.is_closed = True
-        self._news.set()
+        self.wake()
 
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else "behind" if self._has_missed else "open"
@@ -83,13 +99,16 @@ class Bus:
         """Whether anybody listens; who builds what it publishes asks first."""
         return bool(self._subscriptions)
 
-    def publish(self, kind: str, data: object = None, *, key: object = None) -> None:
-        """Tell everybody. Of events with the same kind and key, a subscriber that is slow gets only the last."""
+    def publish(self, kind: str, data: object = None, *, key: object = None, can_wait: bool = False) -> None:
+        """Tell everybody. Of events with the same kind and key, a subscriber that is slow gets only the last.
+
+        What can wait for a moment costs less, where there is much of it.
+        """
         if self._subscriptions:
             event = Event(kind, data)
             name = next(self._numbers) if key is None else (kind, key)
             for subscription in self._subscriptions:
-                subscription.put(name, event)
+                subscription.put(name, event, can_wait=can_wait)
 
     @contextlib.contextmanager
     def subscribe(self) -> Iterator[Subscription]:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from supervisor.record.go_time import format_time
@@ -47,6 +48,8 @@ class Client(Protocol):
     @property
     def path(self) -> str: ...
     @property
+    def request_id(self) -> str: ...
+    @property
     def headers(self) -> Headers: ...
     @property
     def address(self) -> tuple[str, int] | None: ...
@@ -67,7 +70,19 @@ class Client(Protocol):
 class Entry:
     """One request, until its end."""
 
-    __slots__ = ("_at", "_others", "_path", "_since", "_table", "client", "metadata", "model", "number", "told")
+    __slots__ = (
+        "_asked",
+        "_at",
+        "_others",
+        "_path",
+        "_since",
+        "_table",
+        "client",
+        "metadata",
+        "model",
+        "number",
+        "told",
+    )
 
     def __init__(  # noqa: PLR0917 - called for every request, and by name is slower
         self,
@@ -90,6 +105,8 @@ class Entry:
         """How much of the answer was known to have been written when it was last shown."""
         self._at = time.time()
         self._since = time.monotonic()
+        self._asked: dict[str, object] | None = None
+        """What does not change of it, once somebody has looked."""
 
     def client_began(self) -> None:
         self._table.changed(self)
@@ -101,10 +118,27 @@ class Entry:
         if self._others is not None:
             self._others.client_ended()
 
+    def upsert(self) -> dict[str, object]:
+        """What is told of it when it has changed."""
+        return {"operation": "upsert", "request": self.as_json()}
+
     def as_json(self) -> dict[str, object]:
         """As llama-swap's page expects it."""
         client = self.client
         self.told = client.written
+        if self._asked is None:
+            self._asked = self._as_asked()
+        return {
+            **self._asked,
+            "resp_headers": shown_headers(client.answer_headers),
+            "resp_bytes": client.written,
+            "elapsed_ms": int((time.monotonic() - self._since) * 1000),
+            **({"request_id": client.request_id} if client.request_id else {}),
+            **({"metadata": self.metadata} if self.metadata else {}),
+        }
+
+    def _as_asked(self) -> dict[str, object]:
+        client = self.client
         return {
             "id": str(self.number),
             "timestamp": format_time("rfc3339nano", datetime.fromtimestamp(self._at).astimezone()),
@@ -113,10 +147,6 @@ class Entry:
             "method": client.method,
             "req_headers": shown_headers(client.headers),
             "remote_ip": remote_ip(client.headers, client.address),
-            "resp_headers": shown_headers(client.answer_headers),
-            "resp_bytes": client.written,
-            "elapsed_ms": int((time.monotonic() - self._since) * 1000),
-            **({"metadata": self.metadata} if self.metadata else {}),
         }
 
 
@@ -151,6 +181,10 @@ class InFlight:
         """How many requests that were made through a selector each model serves."""
         return self._through.get(selector, {})
 
+    def by_model(self) -> Mapping[str, int]:
+        """How many requests each model serves, waiting ones included."""
+        return Counter(entry.model for entry in self._entries.values())
+
     def cancel(self, name: str) -> bool:
         """End the request with this id, at its child and for its client; whether there is one."""
         entry = next((entry for entry in self._entries.values() if str(entry.number) == name), None)
@@ -169,14 +203,15 @@ class InFlight:
 
     def changed(self, entry: Entry) -> None:
         if self._bus.is_heard:
-            self._bus.publish(KIND, {"operation": "upsert", "request": entry.as_json()}, key=entry.number)
+            entry.told = entry.client.written
+            self._bus.publish(KIND, entry.upsert, key=entry.number, can_wait=True)
 
     def ended(self, entry: Entry) -> None:
         del self._entries[entry.number]
         if entry.metadata is not None and "selector" in entry.metadata:
             self._through[entry.metadata["selector"]][entry.model] -= 1
         if self._bus.is_heard:
-            self._bus.publish(KIND, {"operation": "remove", "id": str(entry.number)}, key=entry.number)
+            self._bus.publish(KIND, {"operation": "remove", "id": str(entry.number)}, can_wait=True)
 
     # How much has been answered.
 
@@ -212,6 +247,7 @@ def shown_headers(headers: Headers) -> dict[str, str]:
     return shown
 
 
+@lru_cache(256)
 def canonical(name: bytes) -> str:
     """`Content-Type`, `X-Session-Id`, …"""
     return "-".join(word.capitalize() for word in name.decode("latin-1").split("-"))

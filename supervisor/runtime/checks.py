@@ -1,17 +1,21 @@
-"""Looking at models without starting them: at all of them once, and again at those whose files have changed."""
+"""Looking at models without starting them: at all of them once, again at those that are others or whose files are."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
 import anyio
 
+from supervisor.config.changes import needs_another_run
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable
 
     from supervisor.config.values import Model
     from supervisor.errors import Failure
+    from supervisor.llama.preflight import Fingerprint
     from supervisor.runtime.launcher import Launcher
 
 logger = logging.getLogger("supervisor.checks")
@@ -20,30 +24,47 @@ PAUSE = 10.0
 """Seconds between looks at the files' sizes and times."""
 
 
-async def keep_checking(
-    models: Sequence[Model],
-    launcher: Launcher,
-    *,
-    tell: Callable[[Model, Failure | None], None],
-    done: Callable[[], None],
-    pause: float = PAUSE,
-) -> None:
-    """Tell what is wrong with each model, then what a change of its files has mended or broken; runs until cancelled.
+class Checks:
+    """Tells what is wrong with each model, then what a change of its files or its config has mended or broken."""
 
-    `done` is called once every model has been looked at.
-    """
-    known = await launcher.fingerprints(models)
-    for model in models:
-        await _check(model, launcher, tell)
-    done()
-    while True:
-        await anyio.sleep(pause)
-        seen = await launcher.fingerprints(models)
+    def __init__(
+        self, launcher: Launcher, *, tell: Callable[[Model, Failure | None], None], pause: float = PAUSE
+    ) -> None:
+        self.done = asyncio.Event()
+        """Set once every model has been looked at."""
+        self._launcher = launcher
+        self._tell = tell
+        self._pause = pause
+        self._models: tuple[Model, ...] = ()
+        self._known: dict[str, tuple[Model, Fingerprint]] = {}
+        """The models as they were when they were looked at, and their files."""
+        self._news = asyncio.Event()
+
+    def look_at(self, models: Iterable[Model]) -> None:
+        """These are the models from now on."""
+        self._models = tuple(models)
+        self._news.set()
+
+    async def run(self) -> None:
+        """Look, and look again; runs until cancelled."""
+        while True:
+            self._news.clear()
+            await self._look()
+            self.done.set()
+            with anyio.move_on_after(self._pause):
+                await self._news.wait()
+
+    async def _look(self) -> None:
+        models = self._models
+        seen = await self._launcher.fingerprints(models)
+        known, self._known = self._known, {}
         for model in models:
-            if seen[model.id] != known[model.id]:
+            before = known.get(model.id)
+            self._known[model.id] = (model, seen[model.id])
+            if before is not None and before[1] != seen[model.id]:
                 logger.info("the files of %s have changed", model.id)
-                await _check(model, launcher, tell)
-        known = seen
+            if before is None or before[1] != seen[model.id] or needs_another_run(before[0], model):
+                await _check(model, self._launcher, self._tell)
 
 
 async def _check(model: Model, launcher: Launcher, tell: Callable[[Model, Failure | None], None]) -> None:

@@ -16,11 +16,13 @@ import anyio.to_thread
 from supervisor.config.secrets import redacted
 from supervisor.llama import protocol
 from supervisor.llama.diagnosis import End
+from supervisor.runtime.ending import GRACE, end_left_behind
 from supervisor.runtime.health import NO_SUCH_PATH, poll_until_healthy
 from supervisor.runtime.load_report import LoadClock
 from supervisor.runtime.logs import LineSplitter
+from supervisor.runtime.marks import MARK
 from supervisor.runtime.oom import oom_kills
-from supervisor.runtime.ports import MARK, stranger_at
+from supervisor.runtime.ports import stranger_at
 from supervisor.runtime.process import Process, run_to_end
 from supervisor.runtime.vitals import signs_of_life, signs_of_session
 
@@ -40,6 +42,8 @@ STDIN_GRACE = 1.0
 HEARTBEAT = 0.5
 OK = 200
 KEPT_LINES = 2000
+KEPT_LENGTH = 2000
+"""Characters of a line that are looked at for what went wrong; no message of an error is longer."""
 
 
 class Child:
@@ -52,11 +56,12 @@ class Child:
         check_endpoint: str,
         load_timeout: float,
         load_limit: float,
-        stop_timeout: float,
+        stop_timeout: Callable[[], float],
         redact: Callable[[str], str],
         log: Callable[[str, str], None],
         on_line: Callable[[str], None],
         on_ready: Callable[[Mapping[str, object]], None],
+        on_spawn: Callable[[int], None] = lambda pid: None,
     ) -> None:
         self.command = command
         self.pid: int | None = None
@@ -73,6 +78,7 @@ class Child:
         self._log = log
         self._on_line = on_line
         self._on_ready = on_ready
+        self._on_spawn = on_spawn
         self._stderr: deque[str] = deque(maxlen=KEPT_LINES)
         self._splitters = {
             stream: LineSplitter(lambda text, stream=stream: self._line(stream, text))  # type: ignore[misc]
@@ -83,6 +89,8 @@ class Child:
         """Of the last answer to a probe; 0 if there was none."""
         self._activity = 0
         self._was_killed = False
+        self._is_forced = False
+        self._stopping = anyio.CancelScope()
         self._gave_up: tuple[str, dict[str, object]] | None = None
         self._kill: Callable[[], None] = lambda: None
 
@@ -95,6 +103,7 @@ class Child:
         self._kill = lambda: self._kill_group(process)
         logger.info("spawned pid %s: %s", process.pid, shlex.join(self.command.shown))
         try:
+            self._on_spawn(process.pid)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch_load, process)
                 tasks.start_soon(self._ask_over_http)
@@ -126,10 +135,17 @@ class Child:
         """Kill it because of what it said itself."""
         self._kill()
 
+    def force(self) -> None:
+        """Kill it now, though it may be just about to leave."""
+        self._is_forced = True
+        self._stopping.cancel()
+        self._kill()
+
     async def _stop(self, process: Process) -> None:
         """End it in the fastest way that is safe: nobody has a lease any more, or is meant to be cut."""
-        if process.returncode is None and self.is_ready:
-            with anyio.move_on_after(self._grace):
+        if process.returncode is None and self.is_ready and not self._is_forced:
+            with self._stopping:
+                self._stopping.deadline = anyio.current_time() + self._grace
                 await self._ask_to_leave(process)
                 await process.wait()
         # A loading llama-server hears neither stdin nor the first SIGTERM in time, and has nothing to lose.
@@ -138,13 +154,15 @@ class Child:
             await process.wait()
         if self._was_killed and self.command.stop:
             # What dies of SIGKILL may leave behind what it has started elsewhere, as `docker run` its container.
-            with anyio.move_on_after(self._stop_timeout):
+            with anyio.move_on_after(self._stop_timeout()):
                 await self._run_stop(process.pid)
+        if mark := self.command.env.get(MARK):
+            await end_left_behind(mark, process.pid, grace=0.0 if self._is_forced else GRACE)
 
     @property
     def _grace(self) -> float:
         """Seconds it gets to leave."""
-        return STDIN_GRACE if self.command.speaks_protocol and not self.command.stop else self._stop_timeout
+        return STDIN_GRACE if self.command.speaks_protocol and not self.command.stop else self._stop_timeout()
 
     async def _ask_to_leave(self, process: Process) -> None:
         has_been_told = bool(self.command.stop) and await self._run_stop(process.pid)
@@ -169,7 +187,8 @@ class Child:
             logger.warning("`%s` could not be run: %s", shown, exc.strerror)
             return False
         except anyio.get_cancelled_exc_class():
-            logger.warning("`%s` did not end within %g s", shown, self._stop_timeout)
+            if not self._is_forced:
+                logger.warning("`%s` did not end within %g s", shown, self._stop_timeout())
             raise
         finally:
             for splitter in splitters.values():
@@ -257,7 +276,7 @@ class Child:
             self._log(stream, text)
             self._on_line(text)
             if stream == "stderr":
-                self._stderr.append(text)
+                self._stderr.append(text[:KEPT_LENGTH])
             self.tokens_per_second = protocol.generation_speed(text) or self.tokens_per_second
             return
         self._has_reported = True

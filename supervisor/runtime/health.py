@@ -44,8 +44,7 @@ async def poll_until_healthy(
     status is returned. `heard` is told every answer, 0 for none. `key` is sent along.
     """
     pause, missing_since = FIRST_PAUSE, None
-    async with await _client(endpoint) as client:
-        client.headers.update({"authorization": f"Bearer {key}"} if key is not None else {})
+    async with await client_of(endpoint, key) as client:
         while True:
             status = 0
             with anyio.move_on_after(probe_seconds) as scope:
@@ -63,7 +62,15 @@ async def poll_until_healthy(
             pause = min(pause * 1.5, LONGEST_PAUSE)
 
 
-async def _client(endpoint: Endpoint) -> httpx.AsyncClient:
+async def client_of(endpoint: Endpoint, key: str | None = None) -> httpx.AsyncClient:
+    """A client of a child's server that sends it this key; it sets no limit to how long anything takes."""
+    client = await _plain_client_of(endpoint)
+    if key is not None:
+        client.headers["authorization"] = f"Bearer {key}"
+    return client
+
+
+async def _plain_client_of(endpoint: Endpoint) -> httpx.AsyncClient:
     match endpoint:
         case UnixEndpoint(path):
             transport = httpx.AsyncHTTPTransport(uds=str(path), verify=False)

@@ -34,8 +34,9 @@ def listen(live: LiveRun, text: str) -> None:
     level = _LEVEL.match(text)
     if is_serving and (level is None or level[1] in "DI"):
         return
-    if not is_serving and left_alone(text):
-        live.was_left_alone = True
+    if not is_serving:
+        live.was_left_alone = live.was_left_alone or left_alone(text)
+        live.heard.listen(text)
     if warning := warning_in(text):
         live.warn(warning)
     if is_serving and level and level[1] == "E" and live.child:

@@ -13,16 +13,23 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
+from supervisor.config.changes import needs_another_run
 from supervisor.config.secrets import Redactor
 from supervisor.config.values import Transport
 from supervisor.llama.binary import is_llama_server
 from supervisor.llama.command import Command, llama_command, raw_command
+from supervisor.llama.devices import Hearsay
 from supervisor.llama.diagnosis import Diagnosis, End, diagnose, found, report
 from supervisor.llama.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
 from supervisor.runtime.address import taken_before, taken_meanwhile
 from supervisor.runtime.child import Child
 from supervisor.runtime.hearing import became_ready, listen, load_report
-from supervisor.runtime.ports import MARK
+from supervisor.runtime.hooks import HookRunner
+from supervisor.runtime.ledger import Ledger
+from supervisor.runtime.marks import MARK
+from supervisor.runtime.readings import Machine
+from supervisor.runtime.roster import Roster
+from supervisor.runtime.shortage import shortage
 from supervisor.runtime.stall import watch_for_stalls
 from supervisor.runtime.tuning import Tuner, Tuning
 from supervisor.runtime.warming import Warmer
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
     from supervisor.llama.preflight import Fingerprint, Inspection, Inspector
     from supervisor.runtime.live import LiveRun
     from supervisor.runtime.logs import Logs
+    from supervisor.runtime.readings import Readings
 
 logger = logging.getLogger("supervisor.launcher")
 
@@ -57,8 +65,13 @@ class Launcher:
         inspector: Inspector,
         logs: Logs,
         cache_dir: Path | None = None,
+        readings: Readings | None = None,
+        roster: Roster | None = None,
     ) -> None:
-        """What starts teach is kept in `cache_dir`, if there is one."""
+        """What starts teach is kept in `cache_dir`, if there is one; `roster` is told of every child.
+
+        `readings` are of this machine by default.
+        """
         self.inspections: dict[str, Inspection] = {}
         """What the last look at each model found."""
         self.logs = logs
@@ -66,14 +79,39 @@ class Launcher:
         self._around = around
         self._inspector = inspector
         self._redact = Redactor.of(config)
+        self.ledger = Ledger(inspector, readings=readings or Machine(), cache_dir=cache_dir)
+        """What each model takes of every device."""
+        self.hooks = HookRunner(around, log_of=lambda model: logs.writer(model, 0), redact=self._hide)
+        """The owner's commands around the life of each model."""
         self._tuner = Tuner(inspector, cache_dir)
         self._warmer = Warmer(inspector)
+        self._roster = roster or Roster()
         self._running: dict[int, LiveRun] = {}
         """The runs whose children live."""
 
+    def _hide(self, text: str) -> str:
+        return self._redact(text)
+
+    def adopt(self, config: Config) -> None:
+        """Start children by this config; what was found of models that are others now is forgotten.
+
+        Secrets of the former config stay secret, for its children may still tell them.
+        """
+        before, self._config = self._config, config
+        self._redact = self._redact.and_of(config)
+        for name in tuple(self.inspections):
+            old, new = before.models.get(name), config.models.get(name)
+            if old is None or new is None or needs_another_run(old, new):
+                del self.inspections[name]
+
     async def check(self, model: Model) -> Failure | None:
         """What is wrong with this model, as far as can be known without loading it."""
-        return self._noted(model, await self._inspector.examine(model))
+        try:
+            inspection = await self._inspector.examine(model)
+            await self.ledger.look(model, inspection)
+            return self._noted(model, inspection)
+        except OSError as exc:
+            return self._short_of(model, exc)
 
     def fingerprint(self, model: Model) -> Fingerprint:
         """Changes when the binary or a file of this model changes."""
@@ -87,13 +125,33 @@ class Launcher:
 
     async def run(self, live: LiveRun, on_ready: Callable[[], None]) -> Failure | None:
         """Run a child of this model until it ends; the failure when that was not our doing."""
+        try:
+            return await self._run(live, on_ready)
+        except OSError as exc:
+            return self._short_of(live.model, exc)
+
+    def _short_of(self, model: Model, exc: OSError) -> Failure:
+        """The report of what has failed because the system gives us no more of something; raises what did not."""
+        diagnosis = shortage(exc)
+        if diagnosis is None:
+            raise exc
+        return report(model.id, diagnosis)
+
+    async def _run(self, live: LiveRun, on_ready: Callable[[], None]) -> Failure | None:
         model = live.model
         inspection = await self._inspector.inspect(model)
         if failure := self._noted(model, inspection):
             return failure
         for warning in inspection.warnings:
             live.warn(warning)
-        command, end = await self._attempts(live, inspection, on_ready)
+        problem = await self.hooks.run("before_load", model)
+        if problem is not None and model.hooks.required:
+            return report(model.id, found("hook_failed", hook="before_load", detail=problem))
+        try:
+            command, end = await self._attempts(live, inspection, on_ready)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.hooks.run("after_unload", model)
         diagnosis = await self._diagnosed(model, command, end)
         return report(model.id, diagnosis, end=end, command=command.shown, binary=_binary(inspection))
 
@@ -105,12 +163,12 @@ class Launcher:
         self, live: LiveRun, inspection: Inspection, on_ready: Callable[[], None]
     ) -> tuple[Command, End]:
         """A start; another without our shortcut if that failed, and others if it failed without a word."""
-        tuning = await self._tuning(live.model, inspection)
+        tuning = await self._tuning(live, inspection)
         command, end = await self._attempt(live, inspection, tuning, on_ready)
         if tuning.skips_fit and end.phase == "loading" and end.gave_up is None:
             logger.info("%s did not start with `--fit off` as it did before; trying without", live.model.id)
             self._tuner.forget(tuning)
-            tuning = await self._tuning(live.model, inspection)
+            tuning = await self._tuning(live, inspection)
             command, end = await self._attempt(live, inspection, tuning, on_ready)
         for _ in range(MUTE_RETRIES):
             if not end.is_mute or (live.model.cmd and not command.speaks_protocol):
@@ -119,12 +177,19 @@ class Launcher:
             command, end = await self._attempt(live, inspection, tuning, on_ready)
         return command, end
 
-    async def _tuning(self, model: Model, inspection: Inspection) -> Tuning:
+    async def _tuning(self, live: LiveRun, inspection: Inspection) -> Tuning:
         """What we add to a start; nothing to a command that somebody has written himself."""
+        model = live.model
         if model.cmd:
             return Tuning()
         beside = [other.model for other in self._running.values()]
-        return await self._tuner.tuning(model, inspection, beside=beside)
+        is_new = not self.ledger.is_measured(model.id)
+        tuning = await self._tuner.tuning(model, inspection, beside=beside, is_new=is_new)
+        if not live.devices:
+            return tuning
+        device = ",".join(await self.ledger.own_names(model, inspection, live.devices))
+        key = tuning.key and f"{tuning.key}@{device}"
+        return replace(tuning, options={**tuning.options, "device": device}, key=key)
 
     async def _attempt(
         self, live: LiveRun, inspection: Inspection, tuning: Tuning, on_ready: Callable[[], None]
@@ -143,11 +208,13 @@ class Launcher:
             is_ready.set()
 
         self._running[live.id] = live
-        live.was_left_alone = False
+        live.was_left_alone, live.heard = False, Hearsay()
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(watch_for_stalls, live)
                 tasks.start_soon(self._learn, live, tuning, inspection.binary, is_ready)
+                tasks.start_soon(self.ledger.follow, live, inspection, is_ready)
+                tasks.start_soon(self._greet, live, is_ready)
                 end = await self._run_child(live, command, ready)
                 tasks.cancel_scope.cancel()
             return command, end
@@ -166,7 +233,7 @@ class Launcher:
     ) -> Command:
         """The command line of a run of this model, with what we add to this start."""
         if model.cmd:
-            command = self._raw_command(model, run)
+            command = self._raw_command(model)
         else:
             assert inspection.binary is not None
             command = llama_command(
@@ -178,7 +245,7 @@ class Launcher:
                 added=added,
                 key=secrets.token_urlsafe(KEY_BYTES),
             )
-        return replace(command, redact=self._redactor(command))
+        return replace(command, env={**command.env, MARK: self._roster.mark(run)}, redact=self._redactor(command))
 
     def _redactor(self, command: Command) -> Callable[[str], str]:
         """Takes secrets out of a text, that of this child among them."""
@@ -186,14 +253,18 @@ class Launcher:
             return self._redact
         return Redactor((*self._redact.values, command.api_key))
 
-    def _raw_command(self, model: Model, run: int) -> Command:
+    def _raw_command(self, model: Model) -> Command:
         port = model.port or free_port()
         command = raw_command(model, self._around, port=port)
         program = _program(command)
         if is_llama_server(program):
             key = secrets.token_urlsafe(KEY_BYTES)
             command = raw_command(model, self._around, port=port, program=program, key=key)
-        return replace(command, env={**command.env, MARK: f"{os.getpid()}.{run}"})
+        return command
+
+    async def _greet(self, live: LiveRun, is_ready: anyio.Event) -> None:
+        await is_ready.wait()
+        await self.hooks.run("after_load", live.model, live.pid)
 
     def broken(self, live: LiveRun, exc: Exception) -> Failure:
         """The report of a run that ended by a fault of ours."""
@@ -205,22 +276,28 @@ class Launcher:
         model = live.model
         if taken := await taken_before(command):
             return taken
-        live.child = Child(
-            command,
-            check_endpoint=model.check_endpoint,
-            load_timeout=model.load_timeout,
-            load_limit=model.load_limit,
-            stop_timeout=self._config.server.stop_timeout if model.unload_timeout is None else model.unload_timeout,
-            redact=command.redact,
-            log=self.logs.writer(model.id, live.id),
-            on_line=lambda text: listen(live, text),
-            on_ready=on_ready,
-        )
-        live.endpoint = command.endpoint
-        try:
-            return await _ended(live.child)
-        finally:
-            _unlink(command.endpoint)
+        stop_timeout = self._stop_timeout(model)
+        with self._roster.entered(command, run=live.id, model=model.id, stop_timeout=stop_timeout) as spawned:
+            live.child = Child(
+                command,
+                check_endpoint=model.check_endpoint,
+                load_timeout=model.load_timeout,
+                load_limit=model.load_limit,
+                stop_timeout=lambda: self._stop_timeout(live.model),
+                redact=command.redact,
+                log=self.logs.writer(model.id, live.id),
+                on_line=lambda text: listen(live, text),
+                on_ready=on_ready,
+                on_spawn=spawned,
+            )
+            live.endpoint = command.endpoint
+            try:
+                return await _ended(live.child)
+            finally:
+                _unlink(command.endpoint)
+
+    def _stop_timeout(self, model: Model) -> float:
+        return self._config.server.stop_timeout if model.unload_timeout is None else model.unload_timeout
 
     async def _diagnosed(self, model: Model, command: Command, end: End) -> Diagnosis:
         """The reason of an end; what only this machine knows is added to what the child said."""

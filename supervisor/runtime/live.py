@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from supervisor.fleet.books import usual_gap
+from supervisor.fleet.values import Count
+from supervisor.llama.devices import Hearsay
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from supervisor.config.values import Model
     from supervisor.errors import Failure
     from supervisor.fleet.values import Run
     from supervisor.llama.endpoint import Endpoint
@@ -32,9 +37,12 @@ class LiveRun:
         "_on_end",
         "awaited",
         "child",
+        "devices",
         "endpoint",
         "failure",
+        "gap",
         "gone",
+        "heard",
         "heard_at",
         "id",
         "is_cut_by_shutdown",
@@ -49,15 +57,20 @@ class LiveRun:
         "used_at",
         "warnings",
         "was_left_alone",
+        "was_visited",
     )
 
     def __init__(self, run: Run) -> None:
         self.id = run.id
         self.model = run.model
+        self.devices = run.devices
+        """Where its child is to go; empty: it is not told."""
         self.slots = run.model.concurrency
         self.leases = run.leases
         self.started_at = run.started_at
         self.used_at = run.used_at
+        self.gap = run.gap
+        """Seconds between two visits, as a moving average; None before the second."""
         self.awaited = 0
         """Answers the child owes; a websocket may stay silent for as long as it likes."""
         self.heard_at = run.used_at
@@ -72,6 +85,9 @@ class LiveRun:
         """What the phases of its start cost."""
         self.was_left_alone = False
         """Whether fitting, where the child tells, has changed nothing on its devices."""
+        self.heard = Hearsay()
+        """What the child has said of its memory while it loaded."""
+        self.was_visited = False
         self.warnings: dict[str, ModelWarning] = {}
         """What runs otherwise than it was meant to, by message."""
         self.failure: Failure | None = None
@@ -79,6 +95,11 @@ class LiveRun:
         self.is_cut_by_shutdown = False
         self.scope = anyio.CancelScope()
         self._on_end: list[Callable[[], None]] = []
+
+    def adopt(self, model: Model) -> None:
+        """Go on as this model, which the same process can serve."""
+        self.model = model
+        self.slots = model.concurrency
 
     @property
     def pid(self) -> int | None:
@@ -89,6 +110,16 @@ class LiveRun:
         """What its server wants to be sent with each request; only we know it."""
         return self.child.command.api_key if self.child else None
 
+    def visit(self, now: float) -> None:
+        """It is used after another one was; its first visit is what it was started for."""
+        if self.was_visited:
+            self.gap = usual_gap(self.gap, now - self.used_at)
+        self.was_visited = True
+
+    def count(self) -> Count:
+        """What the planner has to know of its use."""
+        return Count(self.leases, self.used_at, self.gap)
+
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call this when the run is asked to leave, or has left by itself."""
         self._on_end.append(callback)
@@ -98,6 +129,11 @@ class LiveRun:
         self.is_cut_by_shutdown = by_shutdown
         self._run_callbacks()
         self.scope.cancel()
+
+    def force(self) -> None:
+        """Kill its process, whatever it is about to do."""
+        if self.child is not None:
+            self.child.force()
 
     def end(self, failure: Failure | None) -> None:
         """The process is gone."""

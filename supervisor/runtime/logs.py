@@ -165,6 +165,8 @@ class Logs:
     def __init__(self, limit: int, console: Console = Console.PROXY) -> None:
         self._limit = limit
         self._models: dict[str, LogRing] = {}
+        self.file_of: Callable[[str], Callable[[float, str, str], None]] | None = None
+        """What writes a model's lines to a file, if they are: given the time, the stream and the text."""
         self.upstream = LogRing(limit)
         self.proxy = LogRing(limit)
         self.shown = self._shown(console)
@@ -190,6 +192,9 @@ class Logs:
         """The output of all runs of this model."""
         if model not in self._models:
             self._models[model] = LogRing(self._limit)
+            if self.file_of is not None:
+                write = self.file_of(model)
+                self._models[model].sinks.append(lambda line: write(line.at, line.stream, line.text))
         return self._models[model]
 
     def writer(self, model: str, run: int) -> Callable[[str, str], None]:

@@ -7,16 +7,19 @@ and nobody waits for it, leases are only counted here; the planner sees the exac
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Self, assert_never
 
 import anyio
 
+from supervisor.config.changes import needs_another_run
 from supervisor.errors import ModelNotLoaded, SupervisorError
+from supervisor.fleet.decisions import Kind
+from supervisor.fleet.memory import Measured
 from supervisor.fleet.planner import decide, next_deadline
 from supervisor.fleet.values import (
     Abandoned,
@@ -26,22 +29,29 @@ from supervisor.fleet.values import (
     Exited,
     Fleet,
     Grant,
+    Load,
+    Look,
     Phase,
     Reason,
+    Reconfigured,
     Refuse,
     Released,
     Requested,
     RunId,
     Spawn,
+    Tell,
     Terminate,
     Tick,
     Ticket,
     TicketId,
     UnloadAsked,
 )
-from supervisor.runtime.checks import keep_checking
+from supervisor.fleet.waiting import expected_wait
+from supervisor.record.decisions import Decisions
+from supervisor.runtime.checks import Checks
 from supervisor.runtime.lease import Lease
 from supervisor.runtime.live import LiveRun
+from supervisor.runtime.observer import observe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,15 +59,21 @@ if TYPE_CHECKING:
 
     from supervisor.config.values import Config, Model
     from supervisor.errors import Failure
+    from supervisor.fleet.decisions import Decision
+    from supervisor.fleet.memory import Footprint
     from supervisor.fleet.values import Action, Event
     from supervisor.llama.preflight import Fingerprint
+    from supervisor.record.decisions import Decided
     from supervisor.runtime.launcher import Launcher
 
 logger = logging.getLogger("supervisor.pool")
 
+QUIET = frozenset({Kind.WAITED, Kind.REFUSED})
+"""Decisions that a client hears of himself."""
+
 
 class Pool:
-    """All children of one config, and everybody who waits for them."""
+    """All children of the config in force, and everybody who waits for them."""
 
     def __init__(self, config: Config, launcher: Launcher, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.config = config
@@ -66,9 +82,14 @@ class Pool:
         """The last report of every model that ever failed, whatever happened to it since."""
         self.on_change: list[Callable[[], None]] = []
         """Called after a step in which a run came, went or changed its phase; must not raise."""
+        self.decisions = Decisions()
+        self.on_decision: list[Callable[[Decided], None]] = []
+        """Called with each decision; must not raise."""
         self._launcher = launcher
         self._clock = clock
         self._runs: dict[RunId, LiveRun] = {}
+        self._used: LiveRun | None = None
+        """The run that was used last: requests for one model in a row are one visit."""
         self._open: dict[str, LiveRun] = {}
         """Runs that may be leased without asking the planner, by model."""
         self._expected: str | None = None
@@ -79,16 +100,16 @@ class Pool:
         self._tickets = 0
         self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
-        self.checked = asyncio.Event()
+        self._checks = Checks(launcher, tell=self._checked)
+        self.checked = self._checks.done
         """Set once every model has been looked at."""
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
-        models = tuple(self.config.models.values())
-        self._tasks.start_soon(
-            partial(keep_checking, models, self._launcher, tell=self._checked, done=self.checked.set)
-        )
+        self._launcher.ledger.on_change.append(self._measured)
+        self._checks.look_at(self.config.models.values())
+        self._tasks.start_soon(self._checks.run)
         return self
 
     async def __aexit__(
@@ -118,8 +139,7 @@ class Pool:
         run = self._open.get(model)
         if run is None or (run.slots is not None and run.leases >= run.slots):
             return None
-        run.leases += 1
-        run.used_at = self._clock()
+        self._use(run)
         return Lease(run, self._release)
 
     def look(self, model: str) -> Lease:
@@ -136,6 +156,10 @@ class Pool:
     def is_open(self, model: str) -> bool:
         """Whether a lease on this model can be had without waiting for its start."""
         return model in self._open
+
+    def expected_wait(self, model: str) -> float:
+        """Seconds of loading until a request for this model would be let through, as far as can be told."""
+        return expected_wait(self.fleet, model, self._clock())
 
     def start_loading(self, model: str) -> None:
         """Load this model in the background, as if a request had come for it."""
@@ -159,12 +183,26 @@ class Pool:
         """Unload a model; do not wait."""
         self._step(UnloadAsked(model, force))
 
+    def adopt(self, config: Config) -> None:
+        """Let this config hold: what it says of processes that may stay holds for them from now on."""
+        before, self.config = self.config, config
+        for name, model in before.models.items():
+            if (other := config.models.get(name)) is None or needs_another_run(model, other):
+                self._fingerprints.pop(name, None)
+        self.reports = {name: report for name, report in self.reports.items() if name in config.models}
+        self._step(Reconfigured(config))
+        for run in self.fleet.runs:
+            self._runs[run.id].adopt(run.model)
+        self._checks.look_at(config.models.values())
+
     def close(self, *, force: bool = False) -> None:
-        """Take no more requests and start to end everything; `force` does not wait for requests in flight."""
+        """Take no more requests and start to end everything; `force` neither waits for requests nor for children."""
         if not self.fleet.closing:
             self._step(Closing())
         if force:
             self._step(UnloadAsked(force=True))
+            for live in self._runs.values():
+                live.force()
 
     def live(self, model: str) -> LiveRun | None:
         """The process behind a model, whatever its phase."""
@@ -180,7 +218,7 @@ class Pool:
     def _step(self, event: Event) -> None:
         now = self._clock()
         before = [(run.id, run.phase) for run in self.fleet.runs]
-        fleet = self.fleet.recounted({run.id: (run.leases, run.used_at) for run in self._runs.values()})
+        fleet = self.fleet.recounted({run.id: run.count() for run in self._runs.values()})
         self.fleet, actions = decide(fleet, event, now)
         logger.debug("%s -> %s -> %r", event, actions, self.fleet)
         for action in actions:
@@ -202,23 +240,46 @@ class Pool:
                 self._tasks.start_soon(self._live, live)
             case Terminate(run_id):
                 live = self._runs[run_id]
-                logger.info("stopping %s (run %s, pid %s)", live.model.id, run_id, live.pid)
-                live.terminate(by_shutdown=self.fleet.closing)
+                logger.info("stopping %s (run %s, pid %s)", live.model.id, run_id, live.pid, extra=_facts(live))
+                if live.load is not None and live.model.hooks.before_unload:
+                    self._tasks.start_soon(self._part_from, live)
+                else:
+                    live.terminate(by_shutdown=self.fleet.closing)
             case Grant(ticket, run_id):
                 live = self._runs[run_id]
-                live.leases += 1
-                live.used_at = self._clock()
+                self._use(live)
                 self._gates.pop(ticket).set_result(live)
             case Refuse(ticket, error):
                 self._gates.pop(ticket).set_exception(error)
+            case Look():
+                pids = {run.id: run.pid for run in self._runs.values() if run.pid is not None}
+                self._tasks.start_soon(observe, self._launcher.ledger.readings, pids, self._step)
+            case Load(model):
+                self._tasks.start_soon(self._load_as_asked, model)
+            case Tell(decision):
+                self._note_decision(decision)
             case _:
                 assert_never(action)
+
+    def _use(self, run: LiveRun) -> None:
+        now = self._clock()
+        if self._used is not run:
+            run.visit(now)
+            self._used = run
+        run.leases += 1
+        run.used_at = now
+
+    def _note_decision(self, decision: Decision) -> None:
+        logger.log(logging.DEBUG if decision.kind in QUIET else logging.INFO, "%s", decision.reason)
+        decided = self.decisions.add(decision)
+        for callback in self.on_decision:
+            callback(decided)
 
     def _reopen(self, now: float) -> None:
         """Once somebody has waited for `max_wait`, only the planner lets others through; pinned runs give no room."""
         queue = self.fleet.queue
         waiting = queue.wanted
-        overdue = bool(queue) and now - queue[0].since > self.config.server.max_wait
+        overdue = bool(queue) and now >= queue[0].since + self.config.server.max_wait
         self._open = {
             run.model.id: self._runs[run.id]
             for run in self.fleet.runs
@@ -295,6 +356,11 @@ class Pool:
         except SupervisorError as exc:
             logger.warning("%s", exc)
 
+    async def _load_as_asked(self, model: str) -> None:
+        """As for a client: what has just failed is not tried again before its time."""
+        with contextlib.suppress(SupervisorError):  # it is logged where it happens
+            (await self.lease(model)).give_back()
+
     # Whom they wait for.
 
     async def _live(self, live: LiveRun) -> None:
@@ -304,40 +370,63 @@ class Pool:
             with live.scope:
                 failure = await self._launcher.run(live, lambda: self._became_ready(live))
         except Exception as exc:  # a bug in one run must not fell the house
-            logger.exception("run %s of %s broke", live.id, live.model.id)
+            logger.exception("run %s of %s broke", live.id, live.model.id, extra=_facts(live))
             failure = self._launcher.broken(live, exc)
         finally:
             del self._runs[live.id]
             failure = None if live.scope.cancel_called else failure
-            logger.info("%s has ended (run %s, pid %s)", live.model.id, live.id, live.pid)
+            logger.info("%s has ended (run %s, pid %s)", live.model.id, live.id, live.pid, extra=_facts(live))
             self._step(Exited(live.id, failure, random.random()))
             if failure is not None:
-                failure = self.fleet.failures[live.model.id]  # with the pause that the planner has put into it
-                self._note(failure)
+                # With the pause that the planner has put into it, unless the model is another one by now.
+                failure = self.fleet.failures.get(live.model.id, failure)
+                self._note(failure, live.model)
             live.end(failure)
 
+    async def _part_from(self, live: LiveRun) -> None:
+        """End a run that has a last wish."""
+        await self._launcher.hooks.run("before_unload", live.model, live.pid)
+        live.terminate(by_shutdown=self.fleet.closing)
+
     def _became_ready(self, live: LiveRun) -> None:
-        logger.info("%s is ready after %s (run %s, pid %s)", live.model.id, live.load, live.id, live.pid)
+        logger.info(
+            "%s is ready after %s (run %s, pid %s)", live.model.id, live.load, live.id, live.pid, extra=_facts(live)
+        )
         self._step(BecameReady(live.id))
 
     def _checked(self, model: Model, failure: Failure | None) -> None:
         """A look at a model found this; a start that is under way, or runs, knows better."""
-        if self.fleet.run_of(model.id) is not None:
+        if self.fleet.run_of(model.id) is not None or not self._is_current(model):
             return
         if failure is not None:
-            self._note(failure)
+            self._note(failure, model)
         elif self._fingerprints.get(model.id) == self._launcher.fingerprint(model):
             return  # a start has failed for good meanwhile, and nothing has changed since
         self._step(Checked(model.id, failure))
 
-    def _note(self, failure: Failure) -> None:
-        self.reports[failure.model] = failure
-        if failure.permanent:
-            self._fingerprints[failure.model] = self._launcher.fingerprint(self.config.models[failure.model])
+    def _measured(self, model: str, footprint: Footprint) -> None:
+        self._step(Measured(model, footprint))
+
+    def _is_current(self, model: Model) -> bool:
+        """Whether the config in force would start the same process."""
+        current = self.config.models.get(model.id)
+        return current is not None and not needs_another_run(model, current)
+
+    def _note(self, failure: Failure, model: Model) -> None:
+        if self._is_current(model):
+            self.reports[failure.model] = failure
+            if failure.permanent:
+                self._fingerprints[failure.model] = self._launcher.fingerprint(model)
         level = logging.WARNING if failure.phase == "serving" else logging.ERROR
-        logger.log(level, "%s%s", failure.message, f"; hint: {failure.hint}" if failure.hint else "")
+        hint = f"; hint: {failure.hint}" if failure.hint else ""
+        logger.log(level, "%s%s", failure.message, hint, extra={"model": failure.model})
 
     def __repr__(self) -> str:
         phases = [run.phase for run in self.fleet.runs]
         counts = ", ".join(f"{phases.count(phase)} {phase.value}" for phase in Phase if phase in phases)
         return f"<Pool [{counts or 'cold'} | {len(self.fleet.queue)} queued]>"
+
+
+def _facts(live: LiveRun) -> dict[str, object]:
+    """What a log for programs knows a run by."""
+    return {"model": live.model.id, "run": live.id, "pid": live.pid}

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
+from supervisor.runtime.marks import MARK
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LISTENING = "0A"
 PAUSE = 0.05
-MARK = "LLAMA_SUPERVISE_RUN"
-"""The variable by which we know a process that a child has started, even if it is in no tree of ours any more."""
 
 _LOOPBACK = {"localhost": ("127.0.0.1", "::1"), "0.0.0.0": ("127.0.0.1",), "::": ("::1",)}
 """What connecting to these names comes to."""
@@ -82,9 +82,10 @@ def _reaches(bound: str, host: str) -> bool:
 def _owners(inodes: set[str]) -> Iterator[int]:
     """The processes that hold one of these sockets, as far as we may see them."""
     if inodes and Path("/proc").is_dir():
-        for process in Path("/proc").iterdir():
-            if process.name.isdecimal() and not inodes.isdisjoint(_sockets(process)):
-                yield int(process.name)
+        with contextlib.suppress(OSError):  # where we may open no more files
+            for process in Path("/proc").iterdir():
+                if process.name.isdecimal() and not inodes.isdisjoint(_sockets(process)):
+                    yield int(process.name)
 
 
 def _sockets(process: Path) -> set[str]:

@@ -95,6 +95,13 @@ def available_memory(root: Path = Path("/")) -> int | None:
     return max(0, min([kilobytes * 1024, *rooms]))
 
 
+def total_memory(root: Path = Path("/")) -> int | None:
+    """Bytes of the machine, or what the control groups we are in may have if that is less."""
+    kilobytes = _sum(root / "proc/meminfo", {"MemTotal:"})
+    limits = [limit for group in _groups(root) if (limit := _limit(group)) < _UNLIMITED]
+    return None if kilobytes is None else min([kilobytes * 1024, *limits])
+
+
 def _groups(root: Path) -> Iterator[Path]:
     """Our memory control groups and those around them, as far as they are mounted (cgroups(7))."""
     for line in _lines(root / "proc/self/cgroup"):
@@ -107,12 +114,16 @@ def _groups(root: Path) -> Iterator[Path]:
 
 def _room(group: Path) -> int | None:
     """What a group may still take; None when it has no limit."""
-    limit = min((limit for name in _LIMITS if (limit := _number(group / name)) is not None), default=_UNLIMITED)
+    limit = _limit(group)
     use = next((use for name in _USES if (use := _number(group / name)) is not None), None)
     if limit >= _UNLIMITED or use is None:
         return None
     reclaimable = _sum(group / "memory.stat", _RECLAIMABLE_V1) or _sum(group / "memory.stat", _RECLAIMABLE) or 0
     return limit - use + reclaimable
+
+
+def _limit(group: Path) -> int:
+    return min((limit for name in _LIMITS if (limit := _number(group / name)) is not None), default=_UNLIMITED)
 
 
 def _number(path: Path) -> int | None:

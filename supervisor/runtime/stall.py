@@ -5,6 +5,7 @@ Bytes alone do not tell: an answer that is not streamed comes at once, after min
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import TYPE_CHECKING
@@ -25,12 +26,10 @@ WORKING = 0.02
 
 async def watch_for_stalls(live: LiveRun) -> None:
     """Give the child up once it has owed an answer for `stall_timeout` without a byte; runs until cancelled."""
-    limit = live.model.stall_timeout
-    if limit is None:
-        return
     alive_at, worked = time.monotonic(), _work(live)
     while True:
         before = time.monotonic()
+        limit = math.inf if live.model.stall_timeout is None else live.model.stall_timeout  # a reload may change it
         await anyio.sleep(min(limit / LOOKS, LONGEST_PAUSE))
         now, work = time.monotonic(), _work(live)
         if not live.awaited or work - worked > WORKING * (now - before):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from supervisor.llama.command import child_environment, model_options
+from supervisor.llama.command import model_options
 from supervisor.llama.fit import kept_all
 from supervisor.llama.load_mode import LoadFacts, choose_load_mode, offered_modes, offload
-from supervisor.runtime.fits import Fit, Fits, key_of
+from supervisor.runtime.fits import Fit, Fits
 from supervisor.runtime.residency import available_memory, residency
+from supervisor.runtime.start_key import start_key
 from supervisor.runtime.vitals import resident_bytes
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ TRACE = 4
 """The verbosity at which a child tells what fitting does."""
 _FIT = ("fit", "fit-target", "fit-ctx", "fitt", "fitc")
 _VERBOSITY = ("verbosity", "log-verbosity", "lv", "verbose", "log-verbose", "v")
-_FREE = re.compile(r", \d+ \w+ free")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +53,17 @@ class Tuner:
         self._inspector = inspector
         self._fits = Fits(cache_dir)
 
-    async def tuning(self, model: Model, inspection: Inspection, *, beside: Sequence[Model]) -> Tuning:
-        """For a start of this model beside children of these."""
+    async def tuning(
+        self, model: Model, inspection: Inspection, *, beside: Sequence[Model], is_new: bool = False
+    ) -> Tuning:
+        """For a start of this model beside children of these; of a new one the child is to tell what it takes."""
         if inspection.catalogue is None or inspection.binary is None:
             return Tuning()
         devices = await self._inspector.devices(model, inspection.binary, none_for=math.inf)
         mode = await self._load_mode(model, inspection, devices, beside)
         tuning = self._fitting(model, inspection.catalogue, devices, len(beside))
-        return replace(tuning, options={**tuning.options, **mode})
+        traces = _traces(model, inspection.catalogue) if is_new and devices and not tuning.skips_fit else {}
+        return replace(tuning, options={**traces, **tuning.options, **mode})
 
     def _fitting(self, model: Model, catalogue: Catalogue, devices: Sequence[str] | None, beside: int) -> Tuning:
         fits_itself = "LLAMA_ARG_FIT" in model.env or any(name in model.options for name in _FIT)
@@ -71,8 +73,7 @@ class Tuner:
         key = self._key(model, devices)
         if self._fits.can_skip(key, available=available_memory(), beside=beside, has_devices=has_devices):
             return Tuning({"fit": "off"}, key, beside, has_devices, skips_fit=True)
-        traces = has_devices and catalogue.find("verbosity") and not any(name in model.options for name in _VERBOSITY)
-        return Tuning({"verbosity": TRACE} if traces else {}, key, beside, has_devices)
+        return Tuning(_traces(model, catalogue) if has_devices else {}, key, beside, has_devices)
 
     async def _load_mode(
         self, model: Model, inspection: Inspection, devices: Sequence[str] | None, beside: Sequence[Model]
@@ -115,16 +116,13 @@ class Tuner:
             self._fits.forget(tuning.key)
 
     def _key(self, model: Model, devices: Sequence[str] | None) -> str:
-        around = self._inspector.around
-        env = {**child_environment(around), **model.env}
-        return key_of(
-            (
-                self._inspector.fingerprint(model),
-                sorted(model_options(model, around).items()),
-                sorted((name, value) for name, value in env.items() if name.startswith(_THEIRS) or name in model.env),
-                None if devices is None else [_FREE.sub("", each) for each in devices],
-            )
-        )
+        return start_key(self._inspector, model, devices)
+
+
+def _traces(model: Model, catalogue: Catalogue) -> Mapping[str, Option]:
+    """What makes a child tell what it does with devices, if its owner has not said how much it is to tell."""
+    is_free = catalogue.find("verbosity") and not any(name in model.options for name in _VERBOSITY)
+    return {"verbosity": TRACE} if is_free else {}
 
 
 def _residency(paths: Sequence[Path]) -> float | None:
@@ -133,7 +131,3 @@ def _residency(paths: Sequence[Path]) -> float | None:
     known = [(size, share) for size, share in shares if share is not None]
     total = sum(size for size, _ in known)
     return sum(size * share for size, share in known) / total if total and len(known) == len(shares) else None
-
-
-_THEIRS = ("GGML_", "LLAMA_", "CUDA_", "HIP_", "ROCR_", "HSA_", "VK_", "ONEAPI_", "SYCL_", "OMP_", "LD_")
-"""Variables that decide what llama-server does with memory and devices; the others change with every login."""

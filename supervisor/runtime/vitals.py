@@ -17,9 +17,17 @@ def signs_of_life(pid: int) -> tuple[int, ...]:
 
 def signs_of_session(leader: int) -> tuple[int, ...]:
     """The same of all processes in a session: a wrapper sleeps while its server works."""
-    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
-    members = [pid for pid in pids if (fields := _stat(pid)) and int(fields[_SESSION]) == leader]
-    return tuple(map(sum, zip(*(signs for pid in members if (signs := signs_of_life(pid))), strict=True)))
+    signs_of_all = (signs for pid in session_of(leader) if (signs := signs_of_life(pid)))
+    return tuple(map(sum, zip(*signs_of_all, strict=True)))
+
+
+def session_of(leader: int) -> list[int]:
+    """The processes in a session."""
+    try:
+        pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    except OSError:  # we may open no more files; that is no fault of the child's
+        return []
+    return [pid for pid in pids if (fields := _stat(pid)) and int(fields[_SESSION]) == leader]
 
 
 def _stat(pid: int) -> list[str]:

@@ -71,7 +71,11 @@ def test_our_own_commands() -> None:
     user, some = key("user", secret="u"), key("some", scopes=EVERYTHING, models=("a",), secret="s")
     hashed, boss = key("hashed", scopes=EVERYTHING), key("boss", scopes=frozenset({Scope.ADMIN}), secret="b")
 
+    manager = key("manager", scopes=frozenset({Scope.MANAGE}), secret="m")
+
     assert KeyRing((user, some, hashed, boss)).own() == "b"
+    assert KeyRing((user, manager, some)).own() == "m"
+    assert KeyRing((user, manager, boss)).own() == "b", "`plan` is for who may change the service"
     assert KeyRing((user, some, hashed)).own() is None
 
 

@@ -11,7 +11,7 @@ import pytest
 from supervisor.api.access import Access
 from supervisor.api.doors import DOORS, KEYED, NOT_SERVED, Doors
 from supervisor.api.routes import Api
-from supervisor.app import _ADDRESSED
+from supervisor.app import _ADDRESSED, METRICS
 from supervisor.config.values import Config, Management, Server
 from supervisor.errors import Forbidden, HostRefused, SiteRefused, SupervisorError
 from supervisor.proxy.routes import ROUTES
@@ -54,12 +54,13 @@ class Row(NamedTuple):
     table: str
 
 
-EVERYBODY, WITH_KEY, USERS, MANAGERS, MANAGERS_OF_ALL, CHILDREN = (
+EVERYBODY, WITH_KEY, USERS, MANAGERS, MANAGERS_OF_ALL, ADMINS, CHILDREN = (
     "111111",
     "011111",
     "01--11",
     "0-1111",
     "0-111-",
+    "0--11-",
     "0---11",
 )
 ROWS = [
@@ -83,11 +84,22 @@ ROWS = [
     Row("/api/profiles/active", "PUT", "/api/profiles/active", MANAGERS_OF_ALL),
     Row("/api/inflight/{id}/cancel", "POST", "/api/inflight/7/cancel", MANAGERS_OF_ALL),
     Row("/api/events", "GET", "/api/events", MANAGERS_OF_ALL),
+    Row("/api/metrics/activity", "GET", "/api/metrics/activity", MANAGERS_OF_ALL),
+    Row("/api/metrics/stats", "GET", "/api/metrics/stats", MANAGERS_OF_ALL),
+    Row("/api/captures/{id}", "GET", "/api/captures/1", MANAGERS_OF_ALL),
+    Row("/api/performance", "GET", "/api/performance", MANAGERS_OF_ALL),
+    Row("/api/hardware", "GET", "/api/hardware", MANAGERS_OF_ALL),
+    Row("/api/reload", "GET", "/api/reload", ADMINS),
+    Row("/metrics", "GET", "/metrics", MANAGERS_OF_ALL),
     Row("/logs", "GET", "/logs", MANAGERS_OF_ALL),
     Row("/logs/stream", "GET", "/logs/stream", MANAGERS_OF_ALL),
     Row("/logs/stream/{name:path}", "GET", "/logs/stream/mine", MANAGERS),
     Row("/logs/{name:path}", "GET", "/logs/mine", MANAGERS),
-    *(Row(path, "GET" if "POST" not in route.methods else "POST", path, USERS) for path, route in ROUTES.items()),
+    *(
+        Row(path, "GET" if "POST" not in route.methods else "POST", path, USERS)
+        for path, route in ROUTES.items()
+        if path != METRICS
+    ),
     Row("/upstream/", "GET", "/upstream/nobody/x", CHILDREN),
     Row("/comfyui/", "GET", "/comfyui/", CHILDREN),
 ]
@@ -105,6 +117,9 @@ FURTHER = [
     Row("", "GET", "/logs/upstream", "0-111-"),
     Row("", "GET", "/logs/stream/upstream", "0-111-"),
     Row("", "GET", "/upstream/theirs/x.png", "0---1-"),
+    Row("", "POST", "/api/reload", ADMINS),
+    Row("", "GET", "/metrics?model=mine", USERS),
+    Row("", "GET", "/metrics?model=theirs", "01--1-"),
     Row("", "GET", "/props?model=theirs", "01--1-"),
     Row("", "GET", "/slots?model=theirs", "01--1-"),
 ]
@@ -115,6 +130,7 @@ def served() -> list[Any]:
     """The routes that answer by themselves, as the service has them."""
     pool = SimpleNamespace(on_change=[])
     service: Any = SimpleNamespace(config=Config(Path("/")), pool=pool, bus=None, names=None, logs=None, in_flight=None)
+    service.configuration = SimpleNamespace(followers=[], on_end=[])
     return Api(service).routes()
 
 
@@ -171,9 +187,10 @@ class Asks:
         self.headers = [(b"host", b"localhost"), *headers]
         if any(name == b"host" for name, _ in headers):
             self.headers = list(headers)
+        self.query = b""
         self.key: Any = None
         self.watcher: Any = None
-        self.deed, self.status = "", 0
+        self.deed, self.request_id, self.status = "", "", 0
 
 
 def access(**server: Any) -> Access:
@@ -189,7 +206,7 @@ def refusal(asks: Asks, **server: Any) -> type[SupervisorError] | None:
     return None
 
 
-MANAGING = [row for row in ROWS if row.table in {MANAGERS, MANAGERS_OF_ALL, CHILDREN}]
+MANAGING = [row for row in ROWS if row.table in {MANAGERS, MANAGERS_OF_ALL, ADMINS, CHILDREN}]
 OTHERS = [row for row in ROWS if row not in MANAGING]
 each = pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.method} {row.path}")
 BROWSER = (b"user-agent", b"Mozilla/5.0")
@@ -313,3 +330,25 @@ def test_a_request_counts_until_its_end() -> None:
     with pytest.raises(RateLimited):
         rules.admit(third)
     rules.admit(Asks("GET", "/v1/models", (b"x-api-key", b"k")))
+
+
+def test_another_config() -> None:
+    """Keys that go are refused and keys that come let in at once; one that stays has no more left than it had."""
+    from supervisor.config.clients import ClientKey, digest_of
+    from supervisor.errors import RateLimited, Unauthorized
+
+    stays, goes, comes = (ClientKey(name, digest_of(name), rate=1) for name in ("stays", "goes", "comes"))
+    doors = Doors(ROUTES, _ADDRESSED, served())
+    rules = Access(Config(Path("/"), keys={"stays": stays, "goes": goes}), doors, clock=lambda: 5.0)
+
+    def asks(key: bytes, host: bytes = b"localhost") -> Asks:
+        return Asks("POST", "/infill", (b"host", host), (b"x-api-key", key))
+
+    rules.admit(asks(b"stays"))
+    rules.adopt(Config(Path("/"), Server(allowed_hosts=("a.example",)), keys={"stays": stays, "comes": comes}))
+
+    with pytest.raises(Unauthorized):
+        rules.admit(asks(b"goes"))
+    with pytest.raises(RateLimited):
+        rules.admit(asks(b"stays"))
+    rules.admit(asks(b"comes", b"a.example"))

@@ -15,9 +15,13 @@ from supervisor.config.clients import ClientKey
 from supervisor.config.options import OPTIONS, SAMPLING
 from supervisor.config.place import Place, Sheet
 from supervisor.config.quantities import Address
+from supervisor.config.routing import Group
 from supervisor.config.schema import (
     CAPABILITIES,
     DEFAULTS,
+    GROUP,
+    HOOKS,
+    MEMORY,
     MODEL,
     PEER,
     PROFILE,
@@ -29,6 +33,8 @@ from supervisor.config.schema import (
 from supervisor.config.values import (
     Capabilities,
     Filters,
+    Hooks,
+    Memory,
     Model,
     Peer,
     Profile,
@@ -40,8 +46,7 @@ from supervisor.config.values import (
 )
 
 LLAMA_SWAP_ONLY = {
-    *("log_time_format", "log_to_stdout", "start_port", "preload", "metrics_max_in_memory", "capture_buffer"),
-    *("store", "session_id_headers", "performance"),
+    *("log_time_format", "log_to_stdout", "start_port"),
 }
 """Fields that models.toml has no keys for yet."""
 
@@ -106,14 +111,17 @@ def test_references_lead_somewhere_and_patterns_compile() -> None:
         (PEER, Peer, {"filters", "filters_by_name"}),
         (SELECTOR, Selector, set()),
         (PROFILE, Profile, set()),
+        (MEMORY, Memory, set()),
+        (GROUP, Group, set()),
         (TIMEOUTS, Timeouts, set()),
+        (HOOKS, Hooks, set()),
         (CAPABILITIES, Capabilities, set()),
         (access.KEY, ClientKey, {"name", "digest", "secret"}),
     ],
 )
 def test_keys_and_fields_have_the_same_names(table: dict[str, Any], type_: type[Any], made_of_others: set[str]) -> None:
     """Every field can be written, and every key ends up in a field."""
-    turned = {"listen", "set_params", "set_params_by_name", "strip_params"}
+    turned = {"listen", "priority", "set_params", "set_params_by_name", "strip_params"}
     turned |= {"sampling"} if type_ is Variant else {"key", "sha256"} if type_ is ClientKey else set()
 
     assert table.keys() - turned == {each.name for each in fields(type_)} - made_of_others
@@ -124,6 +132,7 @@ def test_keys_and_fields_have_the_same_names(table: dict[str, Any], type_: type[
     ("table", "value"),
     [
         (SERVER, Server()),
+        (MEMORY, Memory()),
         (MODEL, Model("x")),
         (VARIANT, Variant()),
         (TIMEOUTS, Timeouts()),

@@ -22,7 +22,14 @@ from supervisor.config.values import (
 )
 from tests.config.swap_files import BASE, config, model, problems, text_of, warnings
 
-DEFAULTS = Server(host="", management=Management.PRIVATE, are_hosts_checked_for_models=False, log_time_format="")
+DEFAULTS = Server(
+    max_loaded=1,
+    host="",
+    management=Management.PRIVATE,
+    are_hosts_checked_for_models=False,
+    log_time_format="",
+    capture_buffer=5 * 1024**2,
+)
 PLAIN = Model(
     "m",
     cmd=("serve", "5800"),

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from supervisor.config.expressions import Single, Together
 from supervisor.config.problems import ConfigInvalid
+from supervisor.config.routing import DEFAULT_GROUP, Group, Groups, Matrix
 from supervisor.config.toml import parse
 from supervisor.config.values import (
     Capabilities,
     Config,
     Filters,
     Management,
+    Memory,
     Model,
     Peer,
     Profile,
@@ -48,7 +51,7 @@ def problems(text: str, environ: Mapping[str, str] | None = None) -> list[str]:
 
 def test_an_empty_file_is_a_config_without_models() -> None:
     """Nothing has to be said."""
-    assert config("") == Config(base=BASE)
+    assert config("") == Config(base=BASE, memory=Memory())
 
 
 def test_a_model_of_options_only() -> None:
@@ -521,8 +524,8 @@ def test_a_default_model_that_is_not_there() -> None:
         ),
         (
             "zzz = 1",
-            "zzz: expected a key of this file, found `zzz`; hint: the keys are server, defaults, models, "
-            "peers, selectors, profiles, keys",
+            "zzz: expected a key of this file, found `zzz`; hint: the keys are server, memory, defaults, models, "
+            "peers, selectors, groups, matrix, profiles, keys",
         ),
     ],
 )
@@ -613,3 +616,70 @@ def test_what_python_cannot_read_is_a_problem_too(text: str) -> None:
     (problem,) = problems(text)
 
     assert problem.startswith("config: expected ")
+
+
+def test_memory_that_models_may_take() -> None:
+    """Sizes by device, and what is left alone of the others."""
+    written = '[memory]\nreserve = "2GiB"\nbudget = { CUDA0 = "20GiB", host = "24GiB" }'
+
+    assert config(written).memory == Memory(2 * 2**30, {"CUDA0": 20 * 2**30, "host": 24 * 2**30})
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('budget = { gpu = "1GiB" }', 'memory.budget.gpu: expected "host", or a device as'),
+        ('budget = { CUDA0 = "lots" }', 'memory.budget.CUDA0: expected a size such as "256MiB", found `"lots"`'),
+        ("reserve = -1", 'memory.reserve: expected a size such as "256MiB", found `-1`'),
+        ("budgets = {}", "memory.budgets: expected a key of [memory], found `budgets`; hint: did you mean `budget`?"),
+    ],
+)
+def test_memory_that_makes_no_sense(line: str, problem: str) -> None:
+    """Devices and sizes are checked where they are written."""
+    (found,) = problems(f"[memory]\n{line}")
+
+    assert found.startswith(problem)
+
+
+# Policy.
+
+
+def test_groups_are_read() -> None:
+    """Models in none are a group of their own, as in a llama-swap file."""
+    text = '[models.a]\n[models.b]\n[models.c]\n[groups.g]\nmembers = ["a", "b"]\nswap = false'
+    assert config(text).routing == Groups({"g": Group(("a", "b"), swap=False), DEFAULT_GROUP: Group(("c",))})
+
+
+def test_matrix_is_read() -> None:
+    """Sets are expressions over models and short names."""
+    text = '[models.a]\n[models.b]\n[matrix]\nvars = { x = "a" }\nsets = { s = "x & b" }\nevict_costs = { b = 5 }'
+    assert config(text).routing == Matrix({"s": Together((Single("a"), Single("b")))}, {"b": 5})
+
+
+def test_priorities_are_read() -> None:
+    assert config("[defaults]\npriority = 1\n[models.a]\n[models.b]\npriority = 0").priorities == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            '[server]\npreload = ["qwem"]\n[models.qwen]',
+            "server.preload[0]: expected the name of a model, found `qwem`; hint: did you mean `qwen`?",
+        ),
+        (
+            '[server]\non_idle = "x"\n[models.qwen]',
+            "server.on_idle: expected the name of a model, found `x`",
+        ),
+        (
+            '[models.a]\n[groups.g]\nmembers = ["b"]',
+            "groups.g.members[0]: expected the id of a model, found `b`",
+        ),
+        ("[models.a]\n[groups.g]\n[matrix]", "matrix: expected either groups or a matrix, found `both`"),
+    ],
+)
+def test_policies_name_models_that_exist(text: str, problem: str) -> None:
+    """Whoever is to be loaded, or not to be loaded together, is one of the models."""
+    with pytest.raises(ConfigInvalid) as caught:
+        config(text)
+    assert problem in [str(each) for each in caught.value.problems]

@@ -18,6 +18,7 @@ from supervisor.fleet.planner import decide, next_deadline
 from supervisor.fleet.values import (
     Action,
     BecameReady,
+    Count,
     Event,
     Exited,
     Fleet,
@@ -27,6 +28,7 @@ from supervisor.fleet.values import (
     Requested,
     Run,
     Spawn,
+    Tell,
     Terminate,
     Ticket,
 )
@@ -42,16 +44,18 @@ def given(
     *models: str | Model,
     routing: Groups | Matrix | None = None,
     priorities: Mapping[str, int] | None = None,
-    **server: float,
+    **server: float | str | None,
 ) -> Scene:
     """An empty stage with these models in the config and these `[server]` settings."""
     config = replace(config_of(*models, **server), routing=routing, priorities=priorities or {})
     return Scene(Fleet(config))
 
 
-def config_of(*models: str | Model, **server: float) -> Config:
+def config_of(*models: str | Model, **server: float | str | None) -> Config:
     whole = [Model(model) if isinstance(model, str) else model for model in models]
-    return Config(Path("/"), Server(**server), {model.id: model for model in whole})
+    return Config(
+        Path("/"), Server(**{"max_loaded": 1, "max_wait": 60.0, **server}), {model.id: model for model in whole}
+    )
 
 
 def matrix_of(*sets: str, **costs: int) -> Matrix:
@@ -81,7 +85,9 @@ class Scene:
         """Something happens."""
         self.now = self.now if at is None else at
         numbered = self._numbered(event)  # first, for it may end a lease
-        self.fleet, self.actions = decide(self.fleet, numbered, self.now)
+        self.fleet, actions = decide(self.fleet, numbered, self.now)
+        self.told = [action.decision for action in actions if isinstance(action, Tell)]
+        self.actions = tuple(action for action in actions if not isinstance(action, Tell))
         for action in self.actions:
             match action:
                 case Spawn(run):
@@ -137,7 +143,7 @@ class Scene:
         granted = self._granted.pop(ticket).id
         for run in self.fleet.runs:
             if run.id == granted:
-                self.fleet = self.fleet.recounted({run.id: (run.leases - 1, self.now)})
+                self.fleet = self.fleet.recounted({run.id: Count(run.leases - 1, self.now, run.gap)})
         return granted
 
     def _named(self, action: Action) -> Action:
@@ -151,3 +157,5 @@ class Scene:
                 return Grant(ticket, models[run])
             case Refuse(ticket, error):
                 return Refuse(ticket, type(error))
+            case _:
+                return action

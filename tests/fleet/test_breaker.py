@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from supervisor.config.values import Model
 from supervisor.errors import Failure, ModelFailed
 from supervisor.fleet.breaker import LONGEST_PAUSE
 from supervisor.fleet.values import BecameReady, Checked, Exited, Refuse, Requested, Spawn
@@ -147,3 +148,16 @@ def test_crashes_long_apart_do_not_count_together() -> None:
         crash(scene, at=at)
 
     scene.when(Requested("a2"), at=200.0).then(Spawn("a"))
+
+
+@pytest.mark.parametrize(("binary", "is_watched"), [(None, False), ({"path": "/llama-server", "version": "1"}, True)])
+def test_what_a_script_lacked_may_be_there_again(binary: dict[str, str | None] | None, *, is_watched: bool) -> None:
+    """Nobody tells us which files the server behind a script reads: after a pause it is tried again.
+
+    Found by `scripts/chaos`: a model file that was away for two seconds made its model fail for good.
+    """
+    failure = replace(permanent("a"), binary=binary)
+    scene = given(Model("a", cmd=("script", "${PORT}"))).when(Requested("a1")).when(Exited("a", failure), at=0.0)
+    scene.when(Requested("a2"), at=0.5).then(Refuse("a2", ModelFailed))
+
+    scene.when(Requested("a3"), at=1.0).then(Refuse("a3", ModelFailed) if is_watched else Spawn("a"))

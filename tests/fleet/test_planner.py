@@ -11,6 +11,7 @@ from supervisor.fleet.values import (
     BecameReady,
     Checked,
     Closing,
+    Count,
     Exited,
     Grant,
     Phase,
@@ -194,7 +195,7 @@ def test_victim_stays_the_victim_when_nothing_better_turns_up() -> None:
     """A choice among busy models is not made anew with every request."""
     scene = given("a", "b", "c", max_loaded=2).has("a", "b")
     scene.when(Requested("a1"), at=1).when(Requested("b1"), at=2).when(Requested("c1"), at=3)
-    scene.fleet = scene.fleet.recounted({scene.run("a").id: (1, 10.0)})
+    scene.fleet = scene.fleet.recounted({scene.run("a").id: Count(1, 10.0)})
 
     scene.when(Tick(), at=11).then()
     scene.when(Requested("b2")).then(Grant("b2", "b"))
@@ -238,12 +239,13 @@ def test_just_loaded_model_serves_before_it_is_evicted() -> None:
 
 
 def test_one_place_needs_one_victim() -> None:
-    """A swap takes no more than it needs, and a second one that waits behind it takes its own."""
+    """A swap takes no more than it needs, and a second one takes its own beside it."""
     scene = given("a", "b", "c", "d", max_loaded=2).has("a", "b")
 
     scene.when(Requested("c1")).then(Terminate("a"))
-    scene.when(Requested("d1")).then()
     scene.when(Requested("b1")).then(Grant("b1", "b"))
+    scene.when(Requested("d1")).then()
+    scene.when(Released("b1")).then(Terminate("b"))
 
 
 def test_place_that_becomes_free_otherwise_ends_the_search() -> None:
@@ -298,7 +300,7 @@ def test_overtaking_is_allowed_until_max_wait() -> None:
     scene = given("a", Model("b", concurrency=1), "c", max_loaded=2, max_wait=60).has("a", "b")
     scene.when(Requested("a1"), at=1).when(Requested("b1"), at=2).when(Requested("c1"), at=3).when(Requested("b2"))
 
-    scene.when(Released("b1"), at=63).then(Grant("b2", "b"))
+    scene.when(Released("b1"), at=62).then(Grant("b2", "b"))
 
 
 def test_overdue_ticket_ends_the_run_of_grants() -> None:
@@ -342,7 +344,7 @@ def test_full_queue_refuses_the_newest() -> None:
 
     scene.when(Requested("a2")).then(Refuse("a2", QueueFull))
     assert scene.refusal.status == 429
-    assert scene.refusal.retry_after == 5.0
+    assert scene.refusal.retry_after == 2
     assert str(scene.refusal) == "2 requests are waiting already"
     assert scene.waiting == ["a1", "b1"]
 

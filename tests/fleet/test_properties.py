@@ -7,6 +7,7 @@ definition, it is in the docstring of its check.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from supervisor.config.changes import needs_another_run
 from supervisor.config.routing import Group, Groups, Matrix
 from supervisor.config.values import Model
-from supervisor.errors import CannotFit, ModelFailed, ModelUnloaded, QueueFull, ShuttingDown
+from supervisor.errors import CannotFit, ModelFailed, ModelNotFound, ModelUnloaded, QueueFull, ShuttingDown
 from supervisor.fleet.constraints import evicted_by
 from supervisor.fleet.planner import decide, next_deadline
 from supervisor.fleet.values import (
@@ -24,16 +26,19 @@ from supervisor.fleet.values import (
     BecameReady,
     Checked,
     Closing,
+    Count,
     Exited,
     Fleet,
     Grant,
     Reason,
+    Reconfigured,
     Refuse,
     Released,
     Requested,
     Run,
     RunId,
     Spawn,
+    Tell,
     Terminate,
     Tick,
     Ticket,
@@ -57,6 +62,15 @@ MODELS = (
     Model("pinned", pinned=True),
 )
 NAMES = st.sampled_from([model.id for model in MODELS])
+
+
+def version(model: Model, number: int) -> Model | None:
+    others = replace(model, ttl=40.0), replace(model, concurrency=2, pinned=False), None
+    return (model, model, *others, *(replace(model, options={"ctx-size": size}) for size in (1, 2)))[number]
+
+
+VERSIONS = st.fixed_dictionaries({model.id: st.integers(0, 6).map(partial(version, model)) for model in MODELS})
+"""What each model is in the next config: as it was, going on as another, gone, or one that needs another process."""
 PRIORITIES = st.dictionaries(NAMES, st.integers(-1, 2), max_size=3)
 
 
@@ -106,6 +120,8 @@ class World(RuleBasedStateMachine):
         self.now = 0.0
         self.closing = False
         self.children: dict[RunId, Child] = {}
+        self.living = 0
+        """Children after the step before; beyond the budget there are never more than that."""
         self.waiting: dict[TicketId, Ticket] = {}
         self.answered: set[TicketId] = set()
         self.numbers = count(1)
@@ -120,6 +136,7 @@ class World(RuleBasedStateMachine):
         self, max_loaded: int, max_queue: int, routing: Groups | Matrix | None, priorities: dict[str, int]
     ) -> None:
         server = {"max_loaded": max_loaded, "max_queue": max_queue, "max_wait": MAX_WAIT, "drain_timeout": DRAIN}
+        self.server = server
         self.routing = routing
         self.priorities = priorities
         self.fleet = Fleet(replace(config_of(*MODELS, **server), routing=routing, priorities=priorities))
@@ -222,6 +239,34 @@ class World(RuleBasedStateMachine):
             if model in {None, child.model.id}:
                 child.cut_at = at if child.cut_at is None else min(at, child.cut_at)
 
+    @rule(versions=VERSIONS, max_loaded=st.sampled_from([1, 2, 3]), routing=ROUTINGS, priorities=PRIORITIES)
+    def reload(
+        self,
+        versions: dict[str, Model | None],
+        max_loaded: int,
+        routing: Groups | Matrix | None,
+        priorities: dict[str, int],
+    ) -> None:
+        """Nobody's request is cut or lost by it, and what has not changed is not touched."""
+        models = [model for model in versions.values() if model is not None]
+        server = {**self.server, "max_loaded": max_loaded}
+        config = replace(config_of(*models, **server), routing=routing, priorities=priorities)
+        before = {run.id: run for run in self.recounted().runs}
+        self.routing, self.priorities = routing, priorities
+        for child in self.children.values():
+            model = config.models.get(child.model.id)
+            if model is not None and not needs_another_run(child.model, model) and not child.told_to_end:
+                child.model = model
+        self.step(Reconfigured(config))
+        for run in self.fleet.runs:
+            if run.id in before and before[run.id].retiring is None and len(before) <= max_loaded:
+                assert (run.retiring is Reason.RELOADED) == self.is_outdated(self.children[run.id])
+
+    def is_outdated(self, child: Child) -> bool:
+        """Whether the config in force has another process for this model, or none."""
+        model = self.fleet.config.models.get(child.model.id)
+        return model is None or needs_another_run(child.model, model)
+
     @rule(seconds=st.sampled_from([1.0, 6.0, 31.0]))
     def wait(self, seconds: float) -> None:
         """Time passes; the planner gets its ticks when it asked for them."""
@@ -238,11 +283,14 @@ class World(RuleBasedStateMachine):
     # What the planner says, and whether it may.
 
     def recounted(self) -> Fleet:
-        return self.fleet.recounted({run: (child.leases, child.used_at) for run, child in self.children.items()})
+        return self.fleet.recounted(
+            {run: Count(child.leases, child.used_at, self.known(run).gap) for run, child in self.children.items()}
+        )
 
     def step(self, event: Event) -> None:
         before = self.recounted()
         self.fleet, actions = decide(before, event, self.now)
+        actions = tuple(action for action in actions if not isinstance(action, Tell))
         for action in actions:
             self.perform(action, event, before)
         self.check_order(before, event, actions)
@@ -255,6 +303,7 @@ class World(RuleBasedStateMachine):
                 assert not self.closing
                 assert run.id not in self.children
                 self.check_spawn(run.model.id)
+                assert run.model is self.fleet.config.models[run.model.id]
                 self.children[run.id] = Child(run.model, self.now)
             case Terminate(run_id):
                 self.check_terminate(self.children[run_id])
@@ -265,6 +314,11 @@ class World(RuleBasedStateMachine):
                 self.children[run_id].used_at = self.now
             case Refuse(ticket, error):
                 self.check_refuse(self.answer(ticket), error, event, before)
+            case _:
+                self.note(action)
+
+    def note(self, action: Action) -> None:
+        raise AssertionError(f"nobody asked for {action}")
 
     def answer(self, ticket: TicketId) -> Ticket:
         """Exactly one answer per ticket, and none to who went away."""
@@ -289,7 +343,8 @@ class World(RuleBasedStateMachine):
         And a pinned child is ended by nothing else but groups or a matrix.
         """
         assert not child.told_to_end
-        assert not child.model.pinned or child.cut_at is not None or self.routing is not None
+        may_go = child.cut_at is not None or self.routing is not None or self.is_outdated(child)
+        assert not child.model.pinned or may_go
         assert not child.leases or (child.cut_at is not None and child.cut_at <= self.now)
 
     def check_refuse(self, ticket: Ticket, error: SupervisorError, event: Event, before: Fleet) -> None:
@@ -307,6 +362,9 @@ class World(RuleBasedStateMachine):
                 assert isinstance(event, Requested)
                 assert ticket == event.ticket
                 assert len(self.waiting) >= self.fleet.config.server.max_queue
+            case ModelNotFound():
+                assert isinstance(event, Requested | Reconfigured)
+                assert ticket.model not in self.fleet.config.models
             case CannotFit():
                 pinned = [child for child in self.children.values() if child.model.pinned]
                 assert len(pinned) >= self.fleet.config.server.max_loaded
@@ -316,6 +374,7 @@ class World(RuleBasedStateMachine):
     def check_grant(self, ticket: Ticket, child: Child) -> None:
         """Only to a ready child of that model which was not told to go and has a place."""
         assert child.model.id == ticket.model
+        assert not self.is_outdated(child)
         assert child.ready
         assert not child.told_to_end
         assert child.cut_at is None
@@ -344,7 +403,7 @@ class World(RuleBasedStateMachine):
 
     def in_order(self, tickets: Sequence[Ticket]) -> list[Ticket]:
         """Higher priorities first, in order of arrival among equals; who waits for longer than `max_wait` first."""
-        late = [ticket for ticket in tickets if self.now - ticket.since > MAX_WAIT]
+        late = [ticket for ticket in tickets if self.now - ticket.since >= MAX_WAIT]
         others = [ticket for ticket in tickets if ticket not in late]
         return [
             *sorted(late, key=lambda ticket: ticket.since),
@@ -353,18 +412,19 @@ class World(RuleBasedStateMachine):
 
     def is_in_the_way(self, run: Run, ticket: Ticket, before: Fleet) -> bool:
         """Whether it may not live beside this ticket's model, or there is no place to do so: then and now."""
-        if self.routing is None:
-            return not run.model.pinned
         for fleet in (before, self.fleet):
             house = frozenset(other.model.id for other in fleet.runs if not other.is_leaving)
-            has_room = len(fleet.runs) < fleet.config.server.max_loaded
+            has_room = self.has_room(fleet, ticket.model)
             excluded = run.model.id in evicted_by(self.routing, ticket.model, house | {run.model.id})
             if not excluded and (has_room or run.model.pinned):
                 return False
         return True
 
+    def has_room(self, fleet: Fleet, model: str) -> bool:
+        return len(fleet.runs) < fleet.config.server.max_loaded
+
     def is_overdue(self, ticket: Ticket, before: Fleet) -> bool:
-        return self.now - ticket.since > MAX_WAIT and self.waits_for_room(ticket, before)
+        return self.now - ticket.since >= MAX_WAIT and self.waits_for_room(ticket, before)
 
     def waits_for_room(self, ticket: Ticket, before: Fleet) -> bool:
         runs = [fleet.run_of(ticket.model) for fleet in (before, self.fleet)]
@@ -382,8 +442,15 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def memory(self) -> None:
-        """Living children fit, and the planner knows each of them with the leases it really has."""
-        assert len(self.children) <= self.fleet.config.server.max_loaded
+        """Those that are to stay fit, and the planner knows every child with the leases it really has.
+
+        Where a reload has left less room, pinned ones may be too many, and all may be until the last has left.
+        """
+        staying = [run for run in self.fleet.runs if not run.is_leaving]
+        limit = self.fleet.config.server.max_loaded
+        assert limit is None or len(staying) <= limit or all(run.model.pinned for run in staying)
+        assert limit is None or len(self.children) <= max(limit, self.living)
+        self.living = len(self.children)
         assert self.fleet == self.recounted()
         assert {run.id for run in self.fleet.runs} == self.children.keys()
 

@@ -410,7 +410,7 @@ def test_priority_keeps_a_model_that_a_lower_one_would_evict() -> None:
 def test_low_priority_is_overtaken_for_max_wait_only() -> None:
     """After that it is served before all others."""
     scene = given("a", "b", "c", priorities={"a": 1, "c": 2}, max_wait=60).has("a")
-    scene.when(Requested("a1")).when(Requested("b1")).when(Requested("a2"), at=60).then(Grant("a2", "a"))
+    scene.when(Requested("a1")).when(Requested("b1")).when(Requested("a2"), at=59).then(Grant("a2", "a"))
 
     scene.when(Requested("a3"), at=61).then()
     scene.when(Requested("c1")).then()

@@ -110,6 +110,17 @@ def test_text_model(models: Path) -> None:
         modalities=(),
         expected_bytes=path.stat().st_size,
         file_bytes=path.stat().st_size,
+        numbers={
+            "context_length": 2048,
+            "embedding_length": 64,
+            "block_count": 2,
+            "feed_forward_length": 256,
+            "attention.head_count": 4,
+            "attention.head_count_kv": 4,
+            "vocab_size": 288,
+            "rope.dimension_count": 16,
+        },
+        weights=header.weights,
     )
     assert header.is_complete
 

@@ -47,6 +47,8 @@ PROTECTED = [
     ("PUT", "/api/profiles/active"),
     ("POST", "/api/inflight/1/cancel"),
     ("GET", "/api/events"),
+    ("GET", "/api/reload"),
+    ("POST", "/api/reload"),
     ("GET", "/api/version"),
 ]
 

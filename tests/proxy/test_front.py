@@ -18,11 +18,11 @@ from uvicorn.server import ServerState
 
 from supervisor.app import App
 from supervisor.config.values import Config, Server
+from supervisor.household import running_service
 from supervisor.proxy.dialects import Dialect, error_response
 from supervisor.proxy.front import HEAD_SECONDS, IDLE_SECONDS, Front
 from supervisor.proxy.objections import HEAD_LIMIT, HEADER_LIMIT
 from supervisor.proxy.peers import Peers
-from supervisor.server import running_service
 from tests.conftest import DEADLINE, eventually
 from tests.proxy.conftest import Child, Wire, http_to, post, raw_request, read_answer
 

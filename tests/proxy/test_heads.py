@@ -8,6 +8,7 @@ import pytest
 
 from supervisor.access.keys import KeyRing
 from supervisor.config.clients import ClientKey, digest_of
+from supervisor.proxy.encodings import readable
 from supervisor.proxy.heads import Forwarding, Headers, Trail, header, is_event_stream, request_head, response_headers
 
 HOP_BY_HOP = [
@@ -260,3 +261,19 @@ def test_first_header_of_a_name() -> None:
 
     assert header(headers, b"accept") == b"a"
     assert header(headers, b"origin") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (b"gzip, deflate", b"gzip, deflate"),
+        (b"gzip, deflate, br, zstd", b"gzip, deflate"),
+        (b"br;q=1.0, gzip;q=0.8, *;q=0.1", b"gzip;q=0.8"),
+        (b"zstd", b""),
+    ],
+)
+def test_readable_encodings(value: bytes, kept: bytes) -> None:
+    """An answer that is to be recorded comes in a compression that we understand, or in none."""
+    headers = [(b"host", b"x"), (b"accept-encoding", value), (b"accept", b"*/*")]
+
+    assert readable(headers) == [(b"host", b"x"), (b"accept-encoding", kept), (b"accept", b"*/*")]

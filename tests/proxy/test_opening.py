@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ import pytest
 
 from supervisor.config.values import Timeouts
 from supervisor.llama.endpoint import HttpEndpoint, TcpEndpoint, UnixEndpoint
-from supervisor.proxy.opening import NoConnection, Opener
+from supervisor.proxy.opening import NoConnection, Opener, shortage
 from tests.conftest import DEADLINE
 from tests.proxy.conftest import scripted
 from tests.proxy.tls import server_context
@@ -285,3 +287,35 @@ async def test_socket_file(tmp_path: Path) -> None:
         await line.hear(5)
         line.transport.abort()
         await line.gone.wait()
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})])  # asyncio takes EAGAIN for a connection
+async def test_full_backlog(tmp_path: Path) -> None:
+    """At a socket file whose queue is full, connections wait for their turn as they would over TCP; none is refused."""
+    path = tmp_path / "busy.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+        opener = Opener(UnixEndpoint(path), Timeouts(connect=None))
+        tasks = [asyncio.ensure_future(opener.open(Line)) for _ in range(8)]
+        await asyncio.wait(tasks, timeout=0.1, return_when=asyncio.FIRST_EXCEPTION)
+        assert 0 < sum(task.done() for task in tasks) < 8
+        listener.setblocking(False)
+        loop = asyncio.get_running_loop()
+        with anyio.fail_after(DEADLINE):
+            accepted = [(await loop.sock_accept(listener))[0] for _ in tasks]
+            lines = await asyncio.gather(*tasks)
+        for each in accepted:
+            each.close()
+        for line in lines:
+            await line.gone.wait()
+            line.transport.close()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+async def test_shortage_of_ours(number: int) -> None:
+    """That we may open no more files is not told as a fault of the server."""
+    error = shortage(OSError(number, "as an event loop says it"))
+
+    assert (error.status, error.code) == (503, "out_of_resources")
+    assert os.strerror(number) in error.message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,3 +151,47 @@ async def test_one_backend_for_each() -> None:
 
     assert peers.backend("a") is peers.backend("a")
     assert peers.backend("a").upstream is not peers.backend("b").upstream
+
+
+async def test_after_a_reload() -> None:
+    """A peer that stays keeps its connections, whatever else is said of it; one that moved is asked where it is."""
+    async with box() as (port, seen), box() as (other_port, other_seen):
+        stays, moves = Peer(f"http://127.0.0.1:{port}", ("m",)), Peer(f"http://127.0.0.1:{port}/old", ("m",))
+        peers = peers_of(stays=stays, moves=moves, goes=moves)
+        for name in ("stays", "moves", "goes"):
+            await ask(peers, name)
+        kept, former = peers.backend("stays"), peers.backend("moves").upstream
+        peers.adopt(
+            Config(
+                Path("/"),
+                Server(api_keys=("theirs",)),
+                peers={
+                    "stays": replace(stays, api_key="new", timeouts=Timeouts(response_header=7.0)),
+                    "moves": Peer(f"http://127.0.0.1:{other_port}", ("m",)),
+                },
+            )
+        )
+        assert [await ask(peers, name) for name in ("stays", "moves")] == [OK, OK]
+
+        assert peers.backend("stays") is kept
+        assert kept.upstream.response_header == 7.0
+        assert seen[-1][-2:] == [b"authorization: Bearer new", b"x-api-key: new"]
+        assert [line for line in other_seen[0] if b"ours" in line] == [b"authorization: Bearer ours"]
+        assert not any(b"theirs" in line for line in other_seen[0])
+        assert "[0 busy, 0 idle]" in repr(former)
+        assert peers.reachable("goes") is None
+        peers.close()
+
+
+async def test_an_answer_of_a_former_peer_comes_to_its_end() -> None:
+    """It breaks only if the service ends before."""
+    async with box() as (port, _):
+        peers = peers_of(far=Peer(f"http://127.0.0.1:{port}", ("m",)))
+        upstream = peers.backend("far").upstream
+        used = await upstream.connect()
+        peers.adopt(Config(Path("/")))
+        assert not used.is_closed
+        peers.adopt(Config(Path("/")))
+        peers.close()
+
+        assert used.is_closed or used._transport.is_closing()

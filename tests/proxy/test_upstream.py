@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from supervisor.config.values import Timeouts
 from supervisor.errors import UpstreamUnreachable
 from supervisor.llama.endpoint import TcpEndpoint, UnixEndpoint
+from supervisor.proxy.heads import Forwarding
 from supervisor.proxy.upstream import IDLE_SECONDS, Connection, Upstream
 from tests.proxy.conftest import scripted
 
@@ -497,6 +498,43 @@ async def test_unlimited_idleness() -> None:
         upstream.release(connection)
         upstream.close()
         await until(lambda: connection.is_closed)
+
+
+async def test_drying_up() -> None:
+    """Idle connections end at once, one in use after its answer, and nobody is kept from opening another."""
+    async with child(*[OK] * 20) as like:
+        for limit in (3600.0, None):
+            upstream = Upstream(like.endpoint, timeouts=Timeouts(idle_connection=limit))
+            idle, used = await acquired(upstream), await acquired(upstream)
+            await whole(idle)
+            upstream.release(idle)
+            upstream.dry_up()
+            await until(lambda idle=idle: idle.is_closed)
+            assert upstream.is_used
+            assert (await whole(used))[2] == b"ok"
+            upstream.release(used)
+            await until(lambda used=used: used.is_closed)
+
+            assert not upstream.is_used
+            late = await acquired(upstream)
+            assert (await whole(late))[2] == b"ok"
+            upstream.release(late)
+            await until(lambda late=late: late.is_closed)
+
+
+async def test_another_treatment_keeps_connections() -> None:
+    """Limits and headers hold from the next exchange on; what is open stays."""
+    async with child(OK, OK) as like:
+        upstream = Upstream(like.endpoint)
+        connection = await acquired(upstream)
+        await whole(connection)
+        upstream.release(connection)
+        forwarding = Forwarding(own_keys=frozenset({b"k"}))
+        upstream.adopt(Timeouts(response_header=5.0), forwarding)
+
+        assert (upstream.response_header, upstream.forwarding) == (5.0, forwarding)
+        assert upstream.take_idle() is connection
+        upstream.close()
 
 
 async def test_closing_stops_the_clock() -> None:

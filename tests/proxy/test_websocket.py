@@ -169,7 +169,7 @@ async def test_a_key_of_its_server(key: str | None) -> None:
 
     async with serve(answer, "127.0.0.1", 0) as server:
         port = next(iter(server.sockets)).getsockname()[1]
-        async with _connected(TcpEndpoint(port), "/ws", None, key) as child:
+        async with _connected(TcpEndpoint(port), "/ws", {"headers": []}, key) as child:
             await child.wait_closed()
 
     assert seen == ([f"Bearer {key}"] if key else [None])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 import pytest
 
@@ -100,3 +102,32 @@ def test_after_the_end() -> None:
     with bus.subscribe() as subscription:
         assert subscription.is_closed
     assert repr(bus) == "<Bus [closed]>"
+
+
+async def test_what_can_wait() -> None:
+    """Who gathers goes on gathering what can wait, until something comes that cannot."""
+    bus = Bus()
+    with bus.subscribe() as news:
+        bus.publish("seldom", 1, can_wait=True)
+        assert await news.wait(5)
+        gathering = asyncio.ensure_future(news.gather(30))
+        bus.publish("seldom", 2, can_wait=True)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not gathering.done()
+
+        bus.publish("urgent")
+        async with asyncio.timeout(5):
+            await gathering
+        assert [event.data for event in news.take() or ()] == [1, 2, None]
+
+
+async def test_told_when_it_is_wanted() -> None:
+    """Data may be a function: what is replaced before anybody looks is never made."""
+    bus, made = Bus(), []
+    with bus.subscribe() as news:
+        for number in range(3):
+            bus.publish("kind", lambda number=number: made.append(number) or number, key="")
+        (event,) = news.take() or ()
+
+        assert (event.told(), made) == (2, [2])

@@ -67,7 +67,7 @@ def told(subscription: Subscription) -> list[Any]:
     events = subscription.take()
     assert events is not None
     assert {event.kind for event in events} <= {"inflight"}
-    return [event.data for event in events]
+    return [event.told() for event in events]
 
 
 def test_an_entry() -> None:

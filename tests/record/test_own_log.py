@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sys
 
 import anyio.to_thread
 import pytest
 
+from supervisor.record.json_log import JsonFormatter
 from supervisor.record.own_log import LineHandler, Redacting, Stamp, formatter
 
 pytestmark = pytest.mark.anyio
@@ -54,12 +56,14 @@ def test_our_line() -> None:
 
 
 async def test_lines() -> None:
-    """A record of several lines is as many lines of the log; what is no text is replaced."""
+    """A message is one line of the log, whatever is in it; what comes with it, such as a traceback, has its own."""
     lines: list[str] = []
     handler = LineHandler(lines.append, asyncio.get_running_loop(), formatter(""))
-    handler.handle(record("one\ntwo \udcff"))
+    broken = record("one\ntwo \udcff")
+    broken.exc_text = "Traceback:\n  \udcff"
+    handler.handle(broken)
 
-    assert lines == ["[INFO] one", "two ?"]
+    assert lines == [r"[INFO] one\ntwo \udcff", "Traceback:", "  ?"]
 
 
 async def test_secrets() -> None:
@@ -71,6 +75,21 @@ async def test_secrets() -> None:
     handler.handle(said)
 
     assert lines == ["[INFO] [redacted] of ['[redacted]']"]
+
+
+def test_secrets_beside_the_words() -> None:
+    """Nor does it stand in a fact or a traceback, in lines for people and in those for programs."""
+    try:
+        raise ValueError("sk-1234 is no key")
+    except ValueError:
+        said = logging.LogRecord("supervisor.pool", logging.ERROR, "", 0, "bug", (), sys.exc_info())
+    said.path = "/sk-1234"
+    Redacting(lambda text: text.replace("sk-1234", "[redacted]")).filter(said)
+
+    for text in (JsonFormatter().format(said), formatter("").format(said)):
+        assert "sk-1234" not in text
+        assert "ValueError: [redacted] is no key" in text
+    assert '"path": "/[redacted]"' in JsonFormatter().format(said)
 
 
 async def test_other_threads() -> None:

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from supervisor.config.values import Config, Model, Server
-from supervisor.errors import ModelFailed, ModelUnloaded, ShuttingDown
+from supervisor.errors import ModelFailed, ModelNotFound, ModelUnloaded, ShuttingDown
 from supervisor.fleet.values import Phase
 from supervisor.llama.diagnosis import Diagnosis, report
 from supervisor.runtime.pool import Pool
@@ -40,6 +40,7 @@ class ScriptedLauncher:
         self.expected: str | None = None
         """The model whose files would be read ahead now."""
         self.files = 1
+        self.ledger = SimpleNamespace(on_change=[])
 
     async def check(self, model: Model) -> Failure | None:
         return None
@@ -47,7 +48,7 @@ class ScriptedLauncher:
     async def run(self, live: LiveRun, on_ready: Callable[[], None]) -> Failure | None:
         name = live.model.id
         self.started.append(name)
-        live.child = SimpleNamespace(pid=None)  # type: ignore[assignment]
+        live.child = SimpleNamespace(pid=None, force=lambda: None)  # type: ignore[assignment]
         live.ready_seconds = 0.1
         self.ready[name] = on_ready
         self.running[name] = asyncio.get_running_loop().create_future()
@@ -74,7 +75,7 @@ class ScriptedLauncher:
 
 def config(*names: str, **server: object) -> Config:
     models = {name: Model(id=name) for name in names}
-    return Config(Path("/"), Server(**server), models)  # type: ignore[arg-type]
+    return Config(Path("/"), Server(**{"max_loaded": 1, "min_residency": 0.0, **server}), models)  # type: ignore[arg-type]
 
 
 @contextlib.asynccontextmanager
@@ -472,3 +473,92 @@ async def test_a_second_close_does_not_wait_for_requests() -> None:
         await settled()
 
         assert launcher.ended == ["a"]
+
+
+# Another config.
+
+
+async def test_another_config_holds_for_runs_that_stay() -> None:
+    """Here how many requests a model takes: nobody asks the planner while it has room."""
+    async with a_pool(config("a")) as (pool, launcher):
+        await ready(pool, launcher, "a")
+        pool.adopt(Config(Path("/"), Server(), {"a": Model("a", concurrency=1)}))
+
+        with await pool.lease("a"):
+            assert pool.lease_at_once("a") is None
+        assert launcher.started == ["a"]
+
+
+async def test_who_waits_for_a_changed_model_gets_the_new_one() -> None:
+    """Its start that was under way ends, and another one begins."""
+    async with a_pool(config("a")) as (pool, launcher):
+        waiting = asyncio.ensure_future(pool.lease("a"))
+        await settled()
+        changed = Model("a", {"ctx-size": 1})
+        pool.adopt(Config(Path("/"), Server(), {"a": changed}))
+        await settled()
+        assert (launcher.started, launcher.ended) == (["a", "a"], ["a"])
+
+        launcher.ready["a"]()
+        with await waiting as run:
+            assert run.model is changed
+
+
+async def test_who_waits_for_a_model_that_goes_is_told() -> None:
+    """And so is whoever had looked its name up before."""
+    async with a_pool(config("a", "b")) as (pool, launcher):
+        waiting = asyncio.ensure_future(pool.lease("a"))
+        await settled()
+        pool.adopt(config("b"))
+
+        for late in (waiting, pool.lease("a"), pool.load("a")):
+            with pytest.raises(ModelNotFound):
+                await late
+        await settled()
+        assert launcher.ended == ["a"]
+
+
+async def test_the_crash_of_a_former_process_is_told_to_those_it_served() -> None:
+    """It is no failure of what the config says now: that one may start."""
+    async with a_pool(config("a")) as (pool, launcher):
+        await ready(pool, launcher, "a")
+        with await pool.lease("a") as run:
+            pool.adopt(Config(Path("/"), Server(), {"a": Model("a", {"ctx-size": 1})}))
+            launcher.fails("a")
+            await run.gone.wait()
+
+            assert run.failure is not None
+        assert pool.fleet.failures == {}
+        assert pool.reports == {}
+        await ready(pool, launcher, "a")
+
+
+async def test_what_was_found_of_a_former_model_says_nothing() -> None:
+    """A look at it may have begun before the reload."""
+    async with a_pool(config("a")) as (pool, _):
+        await settled()
+        former = pool.config.models["a"]
+        pool.adopt(Config(Path("/"), Server(), {"a": Model("a", {"ctx-size": 1})}))
+        pool._checked(former, report("a", BROKEN))
+
+        assert pool.fleet.failures == {}
+        pool.adopt(config())
+        pool._checked(former, report("a", BROKEN))
+        assert pool.fleet.failures == {}
+
+
+async def test_a_failure_is_forgotten_with_what_failed() -> None:
+    """What its files were then is no reason to wait any more, either."""
+    async with a_pool(config("a")) as (pool, launcher):
+        failing = asyncio.ensure_future(pool.lease("a"))
+        await settled()
+        launcher.fails("a")
+        with pytest.raises(ModelFailed):
+            await failing
+        assert pool._fingerprints.keys() == pool.fleet.failures.keys() == {"a"}
+        pool.adopt(Config(Path("/"), Server(), {"a": Model("a", {"ctx-size": 1})}))
+
+        assert pool._fingerprints == pool.fleet.failures == {}
+        assert pool.reports.keys() == {"a"}
+        pool.adopt(config())
+        assert pool.reports == {}

@@ -40,14 +40,14 @@ def document(text: str, sheet: Sheet, *, source: str = "", loader: type[yaml.Bas
     `source` names the file where there are several. Raises `ConfigInvalid` where the text is no YAML.
     """
     try:
-        return _Builder(yaml.parse(_protected(text), Loader=loader), sheet, source).mapping()
+        return _Builder(yaml.parse(protected(text), Loader=loader), sheet, source).mapping()
     except yaml.YAMLError as error:
         raise ConfigInvalid([_syntax_problem(text, error, source)]) from error
     except ValueError as error:
         raise ConfigInvalid([Problem(source or "config", "text in Unicode", hint=str(error))]) from error
 
 
-def _protected(text: str) -> str:
+def protected(text: str) -> str:
     """Braces end a plain scalar in `[${env.X}]`: variables become words of the same length."""
     return ENV.sub(lambda match: f"\ue000\ue000env.{match[1]}\ue001", text)
 

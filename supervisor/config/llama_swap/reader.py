@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from supervisor.config.llama_swap.document import Tree
     from supervisor.config.values import Model
 
 Fields = dict[str, object]
@@ -51,14 +52,19 @@ def parse_all(texts: Mapping[str, str], *, base: Path, environ: Mapping[str, str
 def _read(texts: Mapping[str, str], sheet: Sheet, base: Path) -> Config:
     try:
         documents = [document(text, sheet, source=source) for source, text in texts.items()]
-        expansion = expanded(merged(documents, sheet), sheet, known=FILE)
-        root = Place(expansion.tree, sheet)
-        file = fields_of(FILE).read(root)
-        config = _config(root, file, expansion.ports, base)
-        names.check(root, config)
-        return config
+        return config_of(merged(documents, sheet), sheet, base)
     except RecursionError:
         raise ConfigInvalid([Problem("config", "mappings and lists that are less deeply nested")]) from None
+
+
+def config_of(tree: dict[str, Tree], sheet: Sheet, base: Path) -> Config:
+    """The config a document comes to, with what is wrong with it noted on the sheet."""
+    expansion = expanded(tree, sheet, known=FILE)
+    root = Place(expansion.tree, sheet)
+    file = fields_of(FILE).read(root)
+    config = _config(root, file, expansion.ports, base)
+    names.check(root, config)
+    return config
 
 
 def _config(root: Place, file: Fields, ports: Mapping[str, int], base: Path) -> Config:

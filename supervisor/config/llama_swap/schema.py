@@ -208,10 +208,15 @@ PEER = {
     "timeouts": Key(fields_of(TIMEOUTS), "[peers.NAME] timeouts", "", "as in models, but `responseHeader` is 60"),
 }
 
-STORE = {"path": Key(FILLED, "")}
-ACTIVITY = {"session_id": Key(of(_session_headers), "", "[X-Session-ID, X-Litellm-Session-Id]")}
+STORE = {"path": Key(FILLED, "[server] store")}
+ACTIVITY = {
+    "session_id": Key(of(_session_headers), "[server] session_id_headers", "[X-Session-ID, X-Litellm-Session-Id]")
+}
 UI = {"activity": Key(fields_of(ACTIVITY), "")}
-PERFORMANCE = {"disabled": Key(BOOLEAN, "", "false"), "every": Key(duration(5.0), "", "5s")}
+PERFORMANCE = {
+    "disabled": Key(BOOLEAN, "[server] performance.disabled", "false"),
+    "every": Key(duration(5.0), "[server] performance.every", "5s"),
+}
 UPSTREAM = {"ignorePaths": Key(PATTERNS, "[server] ignore_paths", "", "files that browsers ask for by themselves")}
 ON_STARTUP = {"preload": Key(TEXTS, "")}
 HOOKS = {"on_startup": Key(fields_of(ON_STARTUP), "")}
@@ -224,8 +229,8 @@ FILE = {
     ),
     "logToStdout": Key(word({each.value: each for each in Console}), "", "proxy"),
     "logRequests": Key(BOOLEAN, "", "", "has had no effect for long"),
-    "metricsMaxInMemory": Key(integer(), "", "1000"),
-    "captureBuffer": Key(integer(), "", "5", "MB; 0 for none"),
+    "metricsMaxInMemory": Key(integer(), "[server] metrics_max_in_memory", "1000"),
+    "captureBuffer": Key(integer(), "[server] capture_buffer", "5", "MB; 0 for none, which is the default there"),
     "store": Key(requiring(fields_of(STORE), "path"), ""),
     "ui": Key(fields_of(UI), ""),
     "performance": Key(fields_of(PERFORMANCE), ""),

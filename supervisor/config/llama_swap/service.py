@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from supervisor.config.place import Place
 
 MEGABYTE = 1024**2
+CAPTURE_MEGABYTES = 5
 
 _FIELDS = {
     "logLevel": "log_level",
@@ -35,8 +36,7 @@ def server(root: Place, file: Mapping[str, object], names: Mapping[str, str]) ->
         fields["ignore_paths"] = ignore_paths
     if "session_id" in _table(_table(file, "ui"), "activity"):
         fields["session_id_headers"] = _table(_table(file, "ui"), "activity")["session_id"]
-    if "captureBuffer" in file:
-        fields["capture_buffer"] = max(0, cast("int", file["captureBuffer"])) * MEGABYTE
+    fields["capture_buffer"] = max(0, cast("int", file.get("captureBuffer", CAPTURE_MEGABYTES))) * MEGABYTE
     if cast("int", file.get("metricsMaxInMemory", 0)) > 0:
         fields["metrics_max_in_memory"] = file["metricsMaxInMemory"]
     return Server(

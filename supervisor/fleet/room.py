@@ -1,0 +1,188 @@
+"""Where a model may go and what is left there: budgets, the machine's reading, and the ways to place a footprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import inf
+from typing import TYPE_CHECKING
+
+from supervisor.config.values import Spread
+from supervisor.fleet.memory import HOST, Footprint, Source, budgets
+from supervisor.fleet.values import PLACES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from supervisor.config.values import Model
+    from supervisor.fleet.memory import DeviceId
+    from supervisor.fleet.values import Amounts, Fleet, Run
+
+PLACED_BY_HAND = frozenset(
+    {
+        *("device", "dev", "split-mode", "sm", "tensor-split", "ts", "main-gpu", "mg", "rpc"),
+        *("override-tensor", "ot", "cpu-moe", "cmoe", "n-cpu-moe", "ncmoe", "fit-target", "fitt"),
+    }
+)
+"""Options that say what goes where; who gave one has chosen, and nothing is chosen for him."""
+
+LAYERS_BY_HAND = frozenset({"n-gpu-layers", "gpu-layers", "ngl"})
+"""Options that say how much of a model is on a GPU: without them llama-server puts there what fits."""
+
+
+class Room:
+    """What some runs leave of the limits. What has no limit is endless; a file that several map counts once."""
+
+    __slots__ = ("_files", "_free", "limits")
+
+    def __init__(self, limits: Amounts, holders: Iterable[Footprint] = ()) -> None:
+        self.limits = limits
+        self._free = dict(limits)
+        self._files: dict[str, list[int]] = {}
+        for holder in holders:
+            self.take(holder)
+
+    def free(self, name: str) -> int | None:
+        """What is left of this, below zero if there is too little; None: it has no limit."""
+        return self._free.get(name)
+
+    def lacks(self, footprint: Footprint) -> dict[str, int]:
+        """By how much each resource is too small; empty: it fits."""
+        return {
+            name: short for name, amount in self.need(footprint).items() if (short := amount - self._free[name]) > 0
+        }
+
+    def need(self, footprint: Footprint) -> dict[str, int]:
+        """What it would take of everything that has a limit."""
+        needed = {PLACES: 1, **footprint.amounts}
+        if footprint.shared:
+            new = sum(
+                max(0, size - max(self._files.get(file, ()), default=0)) for file, size in footprint.shared.items()
+            )
+            needed[HOST] = needed.get(HOST, 0) + new
+        return {name: amount for name, amount in needed.items() if amount and name in self._free}
+
+    def take(self, footprint: Footprint) -> None:
+        """One more lives here."""
+        for name, amount in self.need(footprint).items():
+            self._free[name] -= amount
+        for file, size in footprint.shared.items():
+            self._files.setdefault(file, []).append(size)
+
+    def give_back(self, footprint: Footprint) -> None:
+        """One that lived here is gone."""
+        for file, size in footprint.shared.items():
+            self._files[file].remove(size)
+        for name, amount in self.need(footprint).items():
+            self._free[name] += amount
+
+    def hold(self, footprint: Footprint) -> None:
+        """Keep others from what it lacks, until it can take it."""
+        needed = self.need(footprint)
+        for name in self.lacks(footprint):
+            self._free[name] -= needed[name]
+
+    def spare(self, footprint: Footprint) -> float:
+        """What is left of the fullest GPU once it is here; infinity if it takes none."""
+        left = (
+            self._free[name] - amount for name, amount in self.need(footprint).items() if name not in {PLACES, HOST}
+        )
+        return min(left, default=inf)
+
+
+def takes(footprint: Footprint) -> set[str]:
+    """The resources that a run with this footprint holds."""
+    host = {HOST} if footprint.shared else set()
+    return {PLACES, *host, *(name for name, amount in footprint.amounts.items() if amount)}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One way to place a model."""
+
+    footprint: Footprint
+    devices: tuple[DeviceId, ...] = ()
+    """What its child is told to use; empty: it is not told."""
+
+
+def limits(fleet: Fleet, now: float, *, by_reading: bool = True) -> dict[str, int]:
+    """What all runs together may take: budgets, and of every device no more than others leave.
+
+    What our own runs hold was free before them: where the machine tells how much that is, by what it tells, else by the
+    ledger, for those that were ready when it was asked.
+    """
+    server, memory, books = fleet.config.server, fleet.config.memory, fleet.books
+    found = {} if server.max_loaded is None else {PLACES: server.max_loaded}
+    if memory is None or books.reading is None:
+        return found
+    found |= budgets(books.reading.devices, reserve=memory.reserve, asked=memory.budget)
+    if by_reading and books.are_fresh(now):
+        ours = _in_reading(fleet.runs, books.held, books.read_at)
+        for name, free in books.reading.free.items():
+            kept = 0 if name in memory.budget else memory.reserve
+            found[name] = min(found.get(name, free), free - kept + ours.get(name, 0))
+    return found
+
+
+def _in_reading(runs: Iterable[Run], held: Mapping[int, Mapping[DeviceId, int]], at: float) -> dict[DeviceId, int]:
+    """What our runs held when the machine was asked; pages of files they map count as free there."""
+    total: dict[DeviceId, int] = {}
+    for run in runs:
+        was_ready = run.ready_at is not None and run.ready_at <= at
+        known = {**(run.footprint.amounts if was_ready else {}), **held.get(run.id, {})}
+        for name, amount in known.items():
+            total[name] = total.get(name, 0) + amount
+    return total
+
+
+def placements(fleet: Fleet, model: Model, within: Amounts) -> tuple[Placement, ...]:
+    """The ways to place it, best first as long as nobody is in the way."""
+    footprint = fleet.books.footprints.get(model.id)
+    gpus = [name for name in within if name not in {PLACES, HOST}]
+    if footprint is None:
+        return (_unknown(fleet, within),)
+    wanted = sum(amount for name, amount in footprint.amounts.items() if name in gpus)
+    if model.cmd or not wanted or PLACED_BY_HAND & model.options.keys():
+        return (Placement(footprint),)
+    found = [Placement(_moved(footprint, gpus, {gpu: wanted}), (gpu,)) for gpu in gpus] if len(gpus) > 1 else []
+    found.append(Placement(_moved(footprint, gpus, _split(wanted, gpus, within))))
+    if not LAYERS_BY_HAND & model.options.keys() and wanted > sum(within[gpu] for gpu in gpus):
+        found.append(Placement(_spilled(footprint, gpus, wanted, within)))
+    return tuple(found)
+
+
+def _unknown(fleet: Fleet, within: Amounts) -> Placement:
+    """Nobody knows what it takes: unless a number of models was asked for, it is alone until it has been measured."""
+    if fleet.config.server.max_loaded is not None:
+        return Placement(Footprint())
+    room = Room(within, (run.footprint for run in fleet.runs if run.model.pinned))
+    rest = {name: max(0, room.free(name) or 0) for name in within if name != PLACES}
+    return Placement(Footprint(rest, source=Source.ESTIMATE))
+
+
+def _moved(footprint: Footprint, gpus: Iterable[DeviceId], there: Mapping[DeviceId, int]) -> Footprint:
+    elsewhere = {name: amount for name, amount in footprint.amounts.items() if name not in gpus}
+    return replace(footprint, amounts={**elsewhere, **there})
+
+
+def _split(wanted: int, gpus: list[DeviceId], within: Amounts) -> dict[DeviceId, int]:
+    """llama-server splits layers in proportion to what it finds free."""
+    total = sum(within[gpu] for gpu in gpus) or 1
+    return {gpu: wanted * within[gpu] // total for gpu in gpus}
+
+
+def _spilled(footprint: Footprint, gpus: list[DeviceId], wanted: int, within: Amounts) -> Footprint:
+    """What its GPUs cannot hold llama-server leaves to the processor."""
+    there = {gpu: within[gpu] for gpu in gpus}
+    moved = _moved(footprint, gpus, there)
+    amounts = {**moved.amounts, HOST: moved.amounts.get(HOST, 0) + wanted - sum(there.values())}
+    return replace(moved, amounts=amounts)
+
+
+def best(fleet: Fleet, room: Room, options: Iterable[Placement]) -> Placement | None:
+    """The placement that fits: on the device it fills best, or on the emptiest; on one device before several."""
+    fitting = [option for option in options if not room.lacks(option.footprint)]
+    whole = [option for option in fitting if option.devices]
+    if not whole:
+        return fitting[0] if fitting else None
+    sign = -1 if fleet.config.memory is not None and fleet.config.memory.spread is Spread.SPREAD else 1
+    return min(whole, key=lambda option: sign * room.spare(option.footprint))

@@ -1,0 +1,170 @@
+"""Who leaves to make room: idle before busy, as cheap as can be, and never more than needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING
+
+from supervisor.fleet.books import FIRST_GUESS
+from supervisor.fleet.constraints import LOOKAHEAD
+from supervisor.fleet.memory import Footprint
+from supervisor.fleet.room import Placement, Room, best, limits, placements, takes
+from supervisor.fleet.values import PLACES, Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence, Set
+
+    from supervisor.fleet.values import Fleet, Run, RunId
+
+SHORTEST_GAP = 0.1
+"""Seconds; nobody counts as used more often than this."""
+SHORTEST_LOAD = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """Who leaves for one model, and the way it is placed then."""
+
+    model: str
+    """Empty: they leave because too much is taken as it is."""
+    placement: Placement
+    victims: tuple[Run, ...]
+
+
+def choose(fleet: Fleet, coming: Sequence[str], marked: Set[RunId], now: float) -> tuple[Eviction, ...]:
+    """Who leaves for those who come, in their order; each finds what those before it leave.
+
+    `marked` are the runs that were told to leave before: they go first, for their requests wait already.
+    """
+    return _Choice(fleet, marked, now).of(coming)
+
+
+class _Choice:
+    """The house as it will be once everybody has left who was chosen, and everybody has come for whom they leave."""
+
+    def __init__(self, fleet: Fleet, marked: Set[RunId], now: float) -> None:
+        self._fleet = fleet
+        self._marked = marked
+        self._now = now
+        self._within = limits(fleet, now, by_reading=not fleet.books.are_settling(now))
+        self._staying = [run for run in fleet.runs if not run.is_leaving]
+        self._room = Room(self._within, (run.footprint for run in self._staying))
+
+    def of(self, coming: Sequence[str]) -> tuple[Eviction, ...]:
+        found = [*self._relief()]
+        for name in coming[:LOOKAHEAD]:
+            options = placements(self._fleet, self._fleet.config.models[name], self._within)
+            placed = best(self._fleet, self._room, options)
+            if placed is None and (eviction := self._cheapest(name, options)):
+                found.append(eviction)
+                placed = eviction.placement
+                self._let_go(eviction.victims)
+            self._room.take((placed or options[0]).footprint)
+        return tuple(found)
+
+    def _relief(self) -> Iterator[Eviction]:
+        """Runs have grown, or a limit was lowered: idle ones leave; where there are too many, busy ones too."""
+        room = Room(limits(self._fleet, self._now, by_reading=False), (run.footprint for run in self._staying))
+        victims = []
+        for run in sorted(self._staying, key=self._turn):
+            over = {name for name in room.limits if (room.free(name) or 0) < 0}
+            is_wanted = run.leases > 0 or run.model.id in self._fleet.queue.wanted
+            if run.model.pinned or not takes(run.footprint) & (over & {PLACES} if is_wanted else over):
+                continue
+            victims.append(run)
+            room.give_back(run.footprint)
+        self._let_go(victims)
+        if victims:
+            yield Eviction("", Placement(Footprint()), tuple(victims))
+
+    def _let_go(self, victims: Iterable[Run]) -> None:
+        for victim in victims:
+            self._staying.remove(victim)
+            self._room.give_back(victim.footprint)
+
+    def _cheapest(self, name: str, options: Sequence[Placement]) -> Eviction | None:
+        order = sorted(evictable(self._fleet, name, self._staying, self._now), key=self._turn)
+        found = ((option, self._fewest(option.footprint, order)) for option in options)
+        evictions = [Eviction(name, option, victims) for option, victims in found if victims]
+        return min(evictions, key=lambda each: self._price(each.victims), default=None)
+
+    def _fewest(self, footprint: Footprint, order: Sequence[Run]) -> tuple[Run, ...]:
+        """One that is enough by itself, or several none of which can stay, whichever loses less; nobody: no use."""
+        several = self._several(footprint, order)
+        if len(several) < 2:
+            return several
+        single = next((run for run in order if self._is_enough([run], footprint)), None)
+        return several if single is None else min(several, (single,), key=self._price)
+
+    def _several(self, footprint: Footprint, order: Sequence[Run]) -> tuple[Run, ...]:
+        """From the cheapest on until there is room, less those who could have stayed, the dearest first."""
+        chosen: list[Run] = []
+        for run in order:
+            chosen.append(run)
+            self._room.give_back(run.footprint)
+            if not self._room.lacks(footprint):
+                break
+        for run in chosen:
+            self._room.take(run.footprint)
+        if not self._is_enough(chosen, footprint):
+            return ()
+        for run in reversed(chosen[:-1]):
+            others = [other for other in chosen if other is not run]
+            if self._is_enough(others, footprint):
+                chosen = others
+        return tuple(chosen)
+
+    def _is_enough(self, victims: Sequence[Run], footprint: Footprint) -> bool:
+        for run in victims:
+            self._room.give_back(run.footprint)
+        lacking = self._room.lacks(footprint)
+        for run in victims:
+            self._room.take(run.footprint)
+        return not lacking
+
+    def _turn(self, run: Run) -> tuple[bool, bool, float, float, int]:
+        """Idle before busy, those that were told to leave before others, then what costs least."""
+        lost = loss(self._fleet, run, self._now)
+        return run.leases > 0, run.id not in self._marked, lost, run.used_at, run.id
+
+    def _price(self, victims: Sequence[Run]) -> tuple[int, float]:
+        """How many of them are busy, and what is lost with all of them."""
+        return sum(run.leases > 0 for run in victims), sum(loss(self._fleet, run, self._now) for run in victims)
+
+
+def loss(fleet: Fleet, run: Run, now: float) -> float:
+    """Seconds of loading that its leaving costs per second of time to come: its load, as often as it is used.
+
+    How often is told by the usual gap between its visits, or by the present one once that is longer.
+    """
+    habit = fleet.habits.get(run.model.id)
+    load = habit.load_seconds if habit is not None and habit.load_seconds is not None else FIRST_GUESS
+    return max(load, SHORTEST_LOAD) / max(now - run.used_at, run.gap or 0.0, SHORTEST_GAP)
+
+
+def evictable(fleet: Fleet, model: str, runs: Sequence[Run], now: float) -> list[Run]:
+    """Never pinned, never one that an earlier ticket waits for, no load that somebody waits for.
+
+    And none that has just been loaded and serves, unless this model has waited for too long already.
+    """
+    places, since = fleet.queue.places, fleet.queue.since
+    own = places.get(model, inf)
+    is_overdue = now >= since.get(model, now) + fleet.config.server.max_wait
+    return [
+        run
+        for run in runs
+        if not run.model.pinned
+        and places.get(run.model.id, inf) >= own
+        and not (run.phase is Phase.STARTING and run.model.id in places)
+        and (is_overdue or now >= resides_until(fleet, run))
+    ]
+
+
+def resides_until(fleet: Fleet, run: Run) -> float:
+    """Until when it may go on taking requests, though another model waits; an idle one leaves at once."""
+    if not run.leases or run.ready_at is None:
+        return -inf
+    habit, asked = fleet.habits.get(run.model.id), fleet.config.server.min_residency
+    load = habit.load_seconds if habit is not None else None
+    return run.ready_at + (asked if asked is not None else load or 0.0)

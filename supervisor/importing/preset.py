@@ -1,0 +1,278 @@
+"""A preset file of llama.cpp's router as a page of models.toml, read as the router reads it. Pure.
+
+What that reading is was found by running it (spec: llama-server.md, section 1.5): keys are names of options without
+dashes or of their variables, `[*]` holds for all, a comment begins even within a value, a section that comes again
+replaces the first.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from supervisor.config.options import SAMPLING
+from supervisor.config.problems import ConfigInvalid, Problem
+from supervisor.importing.arguments import key_of
+from supervisor.importing.draft import Draft, Note
+from supervisor.importing.page import Entry, Page, Section
+from supervisor.importing.references import written
+from supervisor.llama.arguments import Argument
+from supervisor.llama.command import PATHS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from supervisor.config.values import Option
+    from supervisor.llama.help_text import Catalogue, Flag
+
+EVERY = "*"
+UNNAMED = "default"
+"""What stands before the first section is a model of this name."""
+OF_ROUTERS = {
+    "load-on-startup": "models load on demand",
+    "stop-timeout": "a llama-server of ours leaves at once when it is told to",
+    "dedup-cache-models": "there is no list of downloaded models",
+}
+"""Keys that no llama-server gets, and why they are not needed."""
+TAKEN_AWAY = frozenset(
+    (
+        *("ssl-key-file", "ssl-cert-file", "api-key", "api-key-file", "host", "port"),
+        *("models-dir", "models-max", "models-preset", "models-autoload"),
+    )
+)
+"""Options of the router's own, which it takes out of presets or says itself."""
+ROUTERS_MOST = 4
+"""Models a router has loaded at most, unless `--models-max` says otherwise."""
+MODEL_KEYS = frozenset({"model", "hf-repo", "docker-repo", "model-url"})
+
+_TRUE = frozenset({"on", "enabled", "true", "1"})
+_FALSE = frozenset({"off", "disabled", "false", "0"})
+_HEADER = re.compile(r"\s*\[([^\]]*)\]\s*(?:[;#](.*))?")
+_PAIR = re.compile(r"\s*([^=\s]+)\s*=\s*(.*)")
+_VALUE = re.compile(r"([^;#]*)(?:[;#](.*))?")
+
+
+@dataclass(slots=True)
+class Line:
+    """One key of a section."""
+
+    number: int
+    key: str
+    value: str
+    above: list[str]
+    beside: str | None
+
+
+@dataclass(slots=True)
+class Part:
+    """One section."""
+
+    name: str
+    lines: list[Line] = field(default_factory=list)
+    above: list[str] = field(default_factory=list)
+    beside: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A preset file and what it is read with."""
+
+    name: str
+    text: str
+    catalogue: Catalogue
+    """Of the llama-server that will run the models."""
+    home: Path
+    """Where its relative paths start."""
+    base: Path | None = None
+    """Where models.toml will be, if that is elsewhere."""
+
+
+def draft(preset: Preset) -> Draft:
+    """The page; raises `ConfigInvalid` where the router would not start, with everything that is wrong."""
+    return _Import(preset).draft()
+
+
+class _Import:
+    def __init__(self, preset: Preset) -> None:
+        self._preset = preset
+        self._notes: list[Note] = []
+        self._problems: list[Problem] = []
+
+    def draft(self) -> Draft:
+        heading, parts, below = self._parts()
+        page = Page(above=heading, below=below)
+        page.sections.append(
+            Section(
+                ("server",),
+                {"max_loaded": Entry(ROUTERS_MOST, beside=["as a router's --models-max, unless it was told another"])},
+            )
+        )
+        words: dict[str, tuple[str, ...]] = {}
+        every = next((part for part in parts if part.name == EVERY), Part(EVERY))
+        shared = dict(self._options(every))
+        if every.lines or every.above:
+            page.sections.append(self._section(("defaults",), every))
+        for part in parts:
+            if part.name == EVERY:
+                continue
+            name, own = canonical(part.name), dict(self._options(part))
+            both = {**shared, **own}
+            if MODEL_KEYS.isdisjoint(key_of(each) for each in both.values()):
+                self._notes.append(Note(f"[{part.name}]", "names no model, and is left out"))
+                page.below += [f"[{part.name}], which names no model:", *_as_comments(part)]
+                continue
+            page.sections.append(self._section(("models", name), part))
+            words[name] = tuple(word for each in both.values() for word in router_words(each))
+        if self._problems:
+            raise ConfigInvalid(list(dict.fromkeys(self._problems)))
+        return Draft(page, self._notes, words)
+
+    # Text.
+
+    def _parts(self) -> tuple[list[str], list[Part], list[str]]:
+        """The comments at the top, the sections in their order, and the comments at the end."""
+        parts: dict[str, Part] = {UNNAMED: Part(UNNAMED)}
+        part, waiting = parts[UNNAMED], list[str]()
+        heading: list[str] | None = None
+        for number, line in enumerate(self._preset.text.splitlines(), 1):
+            if not line.strip():
+                heading, waiting = (waiting, []) if heading is None else (heading, waiting)
+            elif line.strip()[0] in ";#":
+                waiting.append(line.strip()[1:].strip())
+            elif header := _HEADER.fullmatch(line):
+                name, beside = header[1].strip(), header[2]
+                if name in parts and parts[name].lines:
+                    self._notes.append(Note(f"[{name}]", f"is there again in line {number}, which replaces the first"))
+                    waiting = [*_as_comments(parts[name]), *waiting]
+                part = Part(name, above=waiting, beside=beside and beside.strip())
+                parts.pop(name, None)
+                parts[name], waiting, heading = part, [], heading or []
+            elif pair := _PAIR.fullmatch(line):
+                value = _VALUE.match(pair[2])
+                assert value is not None
+                beside = value[2]
+                part.lines.append(Line(number, pair[1], value[1].strip(), waiting, beside and beside.strip()))
+                self._note_cut(part.lines[-1], pair[2])
+                waiting, heading = [], heading or []
+            else:
+                self._problems.append(
+                    Problem(f"line {number}", "`key = value`, a [section] or a comment", line.strip())
+                )
+        if not parts[UNNAMED].lines:
+            del parts[UNNAMED]
+        return heading or [], list(parts.values()), waiting
+
+    def _note_cut(self, line: Line, written_value: str) -> None:
+        if line.beside is not None and line.value and not written_value[len(line.value) :].startswith((" ", "\t")):
+            message = f"the router takes what follows `{line.value}` for a comment, and so does this"
+            self._notes.append(Note(f"line {line.number}", message))
+
+    # Options.
+
+    def _options(self, part: Part) -> Iterator[tuple[str, Argument]]:
+        """The options of a section that its child gets, by their keys."""
+        for line in part.lines:
+            argument = self._argument(line)
+            if argument is not None and argument.key not in TAKEN_AWAY and argument.key != "alias":
+                yield key_of(argument), argument
+
+    def _argument(self, line: Line) -> Argument | None:
+        if line.key in OF_ROUTERS or line.key == "version":
+            return None
+        flag, typed = _find(self._preset.catalogue, line.key)
+        if flag is None:
+            near = self._preset.catalogue.nearest(line.key)
+            hint = f"did you mean `{near}`?" if near else ""
+            self._problems.append(Problem(f"line {line.number}", "an option of this llama-server", line.key, hint))
+            return None
+        if not flag.is_bare:
+            return Argument(typed, flag, (line.value,))
+        if line.value not in _TRUE | _FALSE:
+            self._problems.append(Problem(f"line {line.number}", "true or false", line.value))
+        is_on = (line.value in _TRUE) != (typed in flag.negatives)
+        names = [name for name in flag.spellings if (name in flag.negatives) != is_on]
+        return Argument(names[-1] if names else "", flag)
+
+    def _section(self, path: tuple[str, ...], part: Part) -> Section:
+        section = Section(path, above=list(part.above), beside=[part.beside] if part.beside is not None else [])
+        if path[0] == "models" and path[1] != part.name:
+            section.entries["aliases"] = Entry([part.name])
+        for line in part.lines:
+            self._put(section, line)
+        sampling = section.entries.pop("sampling", None)
+        if sampling is not None:
+            section.entries["sampling"] = sampling
+        return section
+
+    def _put(self, section: Section, line: Line) -> None:
+        argument = self._argument(line)
+        beside = [line.beside] if line.beside is not None else []
+        if argument is None or argument.key in TAKEN_AWAY:
+            if line.key != "version":
+                reason = OF_ROUTERS.get(line.key, "is the router's to say")
+                self._notes.append(Note(f"line {line.number}, {line.key}", reason))
+            waiting = [*line.above, f"{line.key} = {'…' if 'key' in line.key else line.value}", *beside]
+            section.below += waiting if line.key != "version" else [*line.above, *beside]
+            return
+        key, value = key_of(argument), self._value(argument)
+        if key == "alias":
+            there = section.entries.get("aliases", Entry([]))
+            assert isinstance(there.value, list)
+            names = [name.strip() for name in line.value.split(",")]
+            there.value += [name for name in names if name and name != section.path[-1]]
+            section.entries["aliases"], entry = there, there
+        elif key in SAMPLING:
+            entry = section.entries.setdefault("sampling", Entry({}))
+            assert isinstance(entry.value, dict)
+            entry.value[key] = value
+        else:
+            entry = section.entries[key] = Entry(written(value))
+        entry.above += line.above
+        entry.beside += beside
+
+    def _value(self, argument: Argument) -> Option:
+        flag = argument.flag
+        assert flag is not None
+        if flag.is_bare:
+            return bool(argument.typed) and argument.typed not in flag.negatives
+        value = argument.option
+        (text,) = argument.values
+        if argument.key in PATHS and self._preset.base is not None and not text.startswith(("/", "~")):
+            return str(self._preset.home / text)
+        is_same = isinstance(value, str) or str(value) == text or flag.hint == "N"
+        return value if is_same and not isinstance(value, bool) else text
+
+
+def canonical(name: str) -> str:
+    """A name as the router has it: the tag behind its last colon in capitals."""
+    head, colon, tag = name.rpartition(":")
+    return f"{head}:{tag.upper()}" if colon else name
+
+
+def router_words(argument: Argument) -> tuple[str, ...]:
+    """What the router's child gets for it: the last of an option's names, and its value."""
+    flag = argument.flag
+    assert flag is not None
+    if flag.is_bare:
+        return (argument.typed,) if argument.typed else ()
+    return flag.spellings[-1], *argument.values
+
+
+def _find(catalogue: Catalogue, key: str) -> tuple[Flag | None, str]:
+    """The option a key names, and how it was typed; underscores are none of a preset's."""
+    by_variable: Mapping[str, Flag] = {flag.env: flag for flag in catalogue.flags if flag.env}
+    if key in by_variable:
+        return by_variable[key], by_variable[key].spellings[0]
+    flag, typed = (catalogue.find(key), catalogue.spelling(key)) if "_" not in key else (None, None)
+    return flag, typed or ""
+
+
+def _as_comments(part: Part) -> list[str]:
+    """A section that has no place, with its own comments."""
+    lines = [*part.above]
+    for line in part.lines:
+        shown = "…" if "key" in line.key else line.value
+        lines += [*line.above, f"{line.key} = {shown}" + (f" ; {line.beside}" if line.beside is not None else "")]
+    return lines

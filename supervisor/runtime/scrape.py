@@ -1,0 +1,69 @@
+"""The metrics that children give of themselves, asked of those that are ready; none is started or woken for it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import anyio
+import httpx
+
+from supervisor.fleet.values import Phase
+from supervisor.runtime.health import client_of
+
+if TYPE_CHECKING:
+    from supervisor.llama.endpoint import Endpoint
+    from supervisor.runtime.live import LiveRun
+    from supervisor.runtime.pool import Pool
+
+logger = logging.getLogger("supervisor.scrape")
+
+PATIENCE_SECONDS = 2.0
+"""A llama-server answers between two batches; Prometheus itself waits for us ten."""
+MOST_BYTES = 1024 * 1024
+HAS_NONE = frozenset({403, 404, 405, 501})
+"""Statuses that say that there are no metrics here; llama-server without `--metrics` answers 501."""
+
+
+class Scraper:
+    """Asks children, each run that has no metrics only once."""
+
+    def __init__(self) -> None:
+        self._without: set[int] = set()
+
+    async def scrape(self, pool: Pool) -> dict[str, str | None]:
+        """What every ready model that has metrics says of itself; None where it did not say so in time."""
+        ready = [run for run in pool.fleet.runs if run.phase is Phase.READY]
+        self._without &= {run.id for run in ready}
+        found: dict[str, str | None] = {}
+        async with anyio.create_task_group() as tasks:
+            for run in ready:
+                live = pool.live_run(run.id)
+                if live is not None and live.endpoint is not None and run.id not in self._without:
+                    found[run.model.id] = None
+                    tasks.start_soon(self._ask, live, live.endpoint, found)
+        return found
+
+    async def _ask(self, live: LiveRun, endpoint: Endpoint, found: dict[str, str | None]) -> None:
+        model = live.model.id
+        try:
+            with anyio.fail_after(PATIENCE_SECONDS):
+                found[model] = await self._text(live, endpoint)
+        except (httpx.HTTPError, OSError, TimeoutError) as exc:
+            logger.debug("no metrics of %s: %s", model, exc)
+        if live.id in self._without:
+            del found[model]
+
+    async def _text(self, live: LiveRun, endpoint: Endpoint) -> str | None:
+        """What it says; None if it says nothing, or too much."""
+        async with await client_of(endpoint, live.api_key) as client, client.stream("GET", "/metrics") as answer:
+            if answer.status_code in HAS_NONE or "text" not in answer.headers.get("content-type", ""):
+                self._without.add(live.id)
+                return None
+            answer.raise_for_status()
+            body = b""
+            async for piece in answer.aiter_bytes():
+                body += piece
+                if len(body) > MOST_BYTES:
+                    return None
+        return body.decode(errors="replace")
