@@ -415,7 +415,7 @@ def service_of(start: Start, cache: Path, model: Path, more: str = "") -> Runnin
     defaults = f'[defaults]\nmodel = "{file}"\nthreads = 1\n[models.m]\n'
     if re.search("^model = ", own, re.MULTILINE):
         defaults = "[defaults]\nthreads = 1\n[models.m]\n"
-    return start(f"{defaults}{own}\n{table}{others}", env=environ(cache))
+    return start(f"[server]\nmax_loaded = 1\n{defaults}{own}\n{table}{others}", env=environ(cache))
 
 
 def started(service: RunningService, name: str = "m") -> RunningService:

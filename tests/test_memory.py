@@ -171,3 +171,47 @@ def run(*words: object, env: dict[str, str], of: str = "out") -> str:
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, **env}, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stderr if of == "err" else done.stdout
+
+
+def test_models_stay_as_long_as_they_fit(
+    start: Callable[..., RunningService], tmp_path: Path, model: Path, binary: Path
+) -> None:
+    """A budget for two: the third evicts the one that is used more rarely, and `why` says so with the numbers."""
+    config = f"""
+        [defaults]
+        model = "{model}"
+        binary = "{binary}"
+        threads = 1
+        no-warmup = true
+        [models.a]
+        ctx-size = 2048
+        [models.b]
+        ctx-size = 4096
+        [models.c]
+        ctx-size = 2048
+    """
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    taken = {}
+    service = start(config, env=env)
+    for name in "abc":
+        assert service.chat(name).status_code == 200
+        eventually(lambda name=name: is_measured(service, name))  # type: ignore[misc]
+        taken[name] = memory(service, name)
+    assert all(service.model(name)["process"] for name in taken), "without a budget all of them fit"
+    service.stop()
+
+    own = {name: sum(part["bytes"] for part in each["parts"] if not part["file"]) for name, each in taken.items()}
+    shared = max(each["devices"]["host"] - own[name] for name, each in taken.items())
+    budget = int(shared + sum(own.values()) - min(own.values()) / 2)
+    service = start(f'{config}\n[memory]\nbudget = {{ host = "{budget // 1024}KiB" }}', env=env)
+    for name in "abab":
+        assert service.chat(name).status_code == 200
+    assert service.chat("b").status_code == 200
+    kept = service.pid("b")
+    assert service.chat("c").status_code == 200
+
+    assert [name for name in "abc" if service.model(name)["process"]] == ["b", "c"]
+    assert service.pid("b") == kept
+    (eviction,) = [each for each in service.status()["decisions"] if each["kind"] == "evicted"]  # type: ignore[attr-defined]
+    assert eviction["others"] == ["a"]
+    assert re.match(r"c needs .* MiB of memory \(measured\), .* free; evicted a \(", eviction["reason"])

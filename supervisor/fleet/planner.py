@@ -98,7 +98,7 @@ def _told(fleet: Fleet, event: Event, actions: tuple[Action, ...]) -> Iterator[T
         if isinstance(action, Refuse) and action.ticket == ticket.id:
             yield reasons.refused(ticket.model, action.error)
     if fleet.queue.wanted.get(ticket.model) == 1 and not any(isinstance(action, Spawn) for action in actions):
-        yield reasons.waited(fleet, ticket.model)
+        yield from reasons.waited(fleet, ticket.model)
 
 
 def next_deadline(fleet: Fleet, now: float) -> float | None:

@@ -10,7 +10,7 @@ from supervisor.fleet.room import Room, limits
 from supervisor.fleet.values import PLACES, Phase, Tell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from supervisor.errors import SupervisorError
     from supervisor.fleet.books import Habit
@@ -76,9 +76,10 @@ def retried(run: Run, cause: str) -> Tell:
     return _tell(Kind.RETRIED, run.model.id, reason)
 
 
-def waited(fleet: Fleet, model: str) -> Tell:
-    """Why a request for this model was not let through, nor its start begun."""
-    return _tell(Kind.WAITED, model, f"{model} waits: {_obstacle(fleet, model)}")
+def waited(fleet: Fleet, model: str) -> Iterator[Tell]:
+    """Why a request for this model was not let through, nor its start begun; nothing while the machine is asked."""
+    if obstacle := _obstacle(fleet, model):
+        yield _tell(Kind.WAITED, model, f"{model} waits: {obstacle}")
 
 
 def _obstacle(fleet: Fleet, model: str) -> str:
@@ -92,7 +93,7 @@ def _obstacle(fleet: Fleet, model: str) -> str:
         return ", ".join(_leaves(run) for run in leaving)
     busy = [run.model.id for run in fleet.runs if run.leases]
     if fleet.books.is_looking:
-        return "the machine is asked what memory is free"
+        return ""
     return f"there is no room beside {', '.join(busy)}" if busy else "others are before it"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain, combinations
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
 
     from supervisor.fleet.values import Fleet, Run, RunId
 
+WEIGHED = 6
+"""Of so many runs all choices are weighed; of seven there would be twice as many."""
 SHORTEST_GAP = 0.1
 """Seconds; nobody counts as used more often than this."""
-SHORTEST_LOAD = 0.01
+SHORTEST_LOAD = 0.5
+"""Seconds; loads that take less are all alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,14 @@ class _Choice:
         return min(evictions, key=lambda each: self._price(each.victims), default=None)
 
     def _fewest(self, footprint: Footprint, order: Sequence[Run]) -> tuple[Run, ...]:
-        """One that is enough by itself, or several none of which can stay, whichever loses less; nobody: no use."""
+        """Victims none of which can stay; nobody where it would be no use.
+
+        Of a few runs all choices are weighed; of many, several of the cheapest or one that is enough by itself.
+        """
+        if len(order) <= WEIGHED:
+            choices = chain.from_iterable(combinations(order, count) for count in range(1, len(order) + 1))
+            enough = (victims for victims in choices if self._is_enough(victims, footprint))
+            return min(enough, key=self._price, default=())
         several = self._several(footprint, order)
         if len(several) < 2:
             return several
@@ -128,19 +139,25 @@ class _Choice:
         lost = loss(self._fleet, run, self._now)
         return run.leases > 0, run.id not in self._marked, lost, run.used_at, run.id
 
-    def _price(self, victims: Sequence[Run]) -> tuple[int, float]:
-        """How many of them are busy, and what is lost with all of them."""
-        return sum(run.leases > 0 for run in victims), sum(loss(self._fleet, run, self._now) for run in victims)
+    def _price(self, victims: Sequence[Run]) -> tuple[int, int, float, float]:
+        """How many of them are busy, and new; what is lost with all of them; and when one of them was used last."""
+        busy, new = sum(run.leases > 0 for run in victims), sum(run.id not in self._marked for run in victims)
+        lost = sum(loss(self._fleet, run, self._now) for run in victims)
+        return busy, new, lost, max((run.used_at for run in victims), default=0.0)
 
 
 def loss(fleet: Fleet, run: Run, now: float) -> float:
     """Seconds of loading that its leaving costs per second of time to come: its load, as often as it is used.
 
-    How often is told by the usual gap between its visits, or by the present one once that is longer.
+    How often is told by the usual gap between its visits, or by the present one once that is longer. Who has been used
+    only once is taken for the rarest.
     """
     habit = fleet.habits.get(run.model.id)
     load = habit.load_seconds if habit is not None and habit.load_seconds is not None else FIRST_GUESS
-    return max(load, SHORTEST_LOAD) / max(now - run.used_at, run.gap or 0.0, SHORTEST_GAP)
+    gap = run.gap
+    if gap is None:
+        gap = max((other.gap for other in fleet.runs if other.gap is not None), default=0.0)
+    return max(load, SHORTEST_LOAD) / max(now - run.used_at, gap, SHORTEST_GAP)
 
 
 def evictable(fleet: Fleet, model: str, runs: Sequence[Run], now: float) -> list[Run]:

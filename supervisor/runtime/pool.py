@@ -380,7 +380,8 @@ class Pool:
             if failure is not None:
                 # With the pause that the planner has put into it, unless the model is another one by now.
                 failure = self.fleet.failures.get(live.model.id, failure)
-                self._note(failure, live.model)
+                if live.model.id not in self.fleet.corrected:  # or it is tried once more
+                    self._note(failure, live.model)
             live.end(failure)
 
     async def _part_from(self, live: LiveRun) -> None:

@@ -344,7 +344,7 @@ def test_full_queue_refuses_the_newest() -> None:
 
     scene.when(Requested("a2")).then(Refuse("a2", QueueFull))
     assert scene.refusal.status == 429
-    assert scene.refusal.retry_after == 2
+    assert scene.refusal.retry_after == 1
     assert str(scene.refusal) == "2 requests are waiting already"
     assert scene.waiting == ["a1", "b1"]
 
