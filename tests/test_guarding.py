@@ -136,6 +136,7 @@ def test_every_action_leaves_a_line(start: Callable[..., RunningService]) -> Non
         f"[models.fake]\ncmd = {fake_cmd()}\n"
     )
     with http_to(service.url) as http:
+        http.headers["x-request-id"] = "r-1"
         user, kim = {"x-api-key": "k-of-user"}, {"x-api-key": "k-of-kim"}
         http.post("/models/load", json={"model": "fake", "wait": True}, headers=kim)
         http.post("/models/unload", json={"model": "fake"}, headers=user)
@@ -150,7 +151,8 @@ def test_every_action_leaves_a_line(start: Callable[..., RunningService]) -> Non
     assert service.stop() == 0
 
     lines = [line.partition("supervisor.audit")[2].lstrip(": ") for line in audit(service)]
-    assert [line.partition("127.0.0.1")[2] for line in lines] == [
+    assert all(line.endswith(" (request r-1)") for line in lines)
+    assert [line.partition("127.0.0.1")[2].removesuffix(" (request r-1)") for line in lines] == [
         " with the key kim: POST /models/load fake: done",
         " with the key user: POST /models/unload: refused (403)",
         ": POST /models/unload: refused (401)",
