@@ -79,6 +79,7 @@ async def running_service(
         with _records(config, bus, hide) as records:
             async with Pool(config, launcher) as pool:
                 configuration.followers += [hide.adopt, names.adopt, launcher.adopt, peers.adopt, pool.adopt]
+                configuration.followers.append(records.activity.adopt)
                 pool.on_decision.append(lambda decided: bus.publish("decision", decided.as_json()))
                 _watch(pool, records.metrics)
                 with Sampler(records.samples, lambda: bool(pool.fleet.runs)):

@@ -242,7 +242,7 @@ def test_a_service_and_systemd(start: Callable[..., RunningService], tiny: Path,
     init.until("WATCHDOG=1")
 
     assert service.stop() == 0
-    assert init.until("STOPPING=1")[-1] == "STOPPING=1\nEXTEND_TIMEOUT_USEC=40000000"
+    assert init.until("STOPPING=1")[-1] == "STOPPING=1\nEXTEND_TIMEOUT_USEC=43000000"
 
 
 def test_ready_means_that_it_listens(start: Callable[..., RunningService], tiny: Path, init: Init) -> None:

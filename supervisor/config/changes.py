@@ -27,7 +27,6 @@ AT_START = (
     "log_time_format",
     "log_to_stdout",
     "activity",
-    "session_id_headers",
     "metrics_max_in_memory",
     "capture_buffer",
     "store",

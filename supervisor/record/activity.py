@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from supervisor.config.values import Server
+    from supervisor.config.values import Config, Server
     from supervisor.fleet.names import Target
     from supervisor.record.bus import Bus
     from supervisor.record.metrics import Metrics
@@ -87,6 +87,11 @@ class Activity:
         self._lost_told = 0
         self._work = threading.Event()
         self._thread = threading.Thread(target=self._run, name="record", daemon=True)  # a disk may hang for ever
+
+    def adopt(self, config: Config) -> None:
+        """Let what another config says of sessions and priorities hold for rows to come."""
+        self._session_headers = frozenset(name.lower().encode() for name in config.server.session_id_headers)
+        self._priorities = config.priorities
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()

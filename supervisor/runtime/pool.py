@@ -291,7 +291,7 @@ class Pool:
         fleet = self.fleet
         if any(live.model.id == self._expected and live.child is None for live in self._runs.values()):
             return
-        is_swapping = any(run.retiring is Reason.EVICTED for run in fleet.runs)
+        is_swapping = fleet.books.is_looking or any(run.retiring is Reason.EVICTED for run in fleet.runs)
         cold = (name for name in fleet.queue.wanted if (run := fleet.run_of(name)) is None or run.is_leaving)
         coming = next(cold, None) if is_swapping else None
         self._expected = coming

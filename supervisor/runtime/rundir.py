@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("supervisor.roster")
 
 PREFIX = "llama-supervise-"
-LONGEST = 70
+LONGEST = 66
 """Bytes of a run directory's path; sockaddr_un has room for 107, and two names come on top."""
 LOCK_PATIENCE = 5.0
 PAUSE = 0.02

@@ -187,7 +187,7 @@ def test_any_method_through_upstream(fake: RunningService, method: str) -> None:
     [
         ("/upstream/fake/", "/"),
         ("/upstream/fake/?x=1", "/?x=1"),
-        ("/upstream/fake/a%2Fb/%C3%A9//c%20d/../e", "/a%2Fb/%C3%A9//c%20d/../e"),
+        ("/upstream/fake/a%2Fb/%C3%A9//c%20d/e", "/a%2Fb/%C3%A9//c%20d/e"),
         ("/upstream/fake/x?a=%20b&a=c+d&&e=%2526&f", "/x?a=%20b&a=c+d&&e=%2526&f"),
         ("/upstream/author/model/v1/models", "/v1/models"),
         ("/upstream/author%2Fmodel/v1/models", "/v1/models"),
