@@ -199,7 +199,7 @@ _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 def _is_data_plane(client: Client) -> bool:
     """Whether a child is asked; of metrics, only those of the model that is named."""
     path = client.path
-    if path == METRICS and client.method in {"GET", "HEAD"} and not names_model(client.query):
+    if path == METRICS and not names_model(client.method, client.query):
         return False
     return path in ROUTES or path.startswith(_ADDRESSED)
 

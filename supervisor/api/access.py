@@ -77,7 +77,7 @@ class Access:
     def admit(self, client: Client) -> None:
         """Let a request in, noting whose it is, or raise why not. What manages is audited from here on."""
         door = self._doors.of(client.path)
-        if door.of_one is not None and names_model(client.query):
+        if door.of_one is not None and names_model(client.method, client.query):
             door = door.of_one
         if door.manages and not door.infers and (door.acts or client.method not in LOOKS):
             client.watcher = Audit(client, lambda: self.whence(client.headers, client.address))

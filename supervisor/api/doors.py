@@ -87,9 +87,9 @@ NOT_SERVED = frozenset(("/",))
 """Open though nobody is there yet, as in llama-swap: it says nothing of anybody."""
 
 
-def names_model(query: bytes) -> bool:
-    """Whether a request of `/metrics` is for the server of one model."""
-    return b"model=" in query
+def names_model(method: str, query: bytes) -> bool:
+    """Whether a request of `/metrics` is for the server of one model, or else for none: nothing of ours is changed."""
+    return method not in {"GET", "HEAD"} or b"model=" in query
 
 
 class Doors:
