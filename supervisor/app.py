@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from supervisor.api.access import Access
+from supervisor.api.doors import Doors, names_model
 from supervisor.api.routes import Api
 from supervisor.errors import (
     BodyMemoryFull,
@@ -22,12 +23,12 @@ from supervisor.errors import (
     MethodNotAllowed,
     RouteNotFound,
     SupervisorError,
-    Unauthorized,
 )
 from supervisor.proxy.asgi import AsgiCall
 from supervisor.proxy.body_memory import SMALL_BODY, BodyMemory
 from supervisor.proxy.dialects import Dialect, error_response
 from supervisor.proxy.heads import header
+from supervisor.proxy.media import MediaGuard
 from supervisor.proxy.relay import Proxy, answer_to
 from supervisor.proxy.routes import COMFYUI, ROUTES, UPSTREAM
 from supervisor.proxy.websocket import Upgrade, WebSocketProxy, named, refuse
@@ -58,7 +59,6 @@ class App:
 
     def __init__(self, service: Service, peers: Peers) -> None:
         self._service = service
-        self._access = Access(service.config.server)
         self._scheme = "https" if service.config.server.tls_cert_file else "http"
         self._proxy = Proxy(
             service.pool,
@@ -70,31 +70,37 @@ class App:
         self._websockets = WebSocketProxy(service.pool, service.names)
         self._tasks: set[asyncio.Task[None]] = set()
         self._body_memory = BodyMemory(0)
+        api = Api(service)
+        self._access = Access(service.config, Doors(ROUTES, _ADDRESSED, api.routes()))
         self._adopt(service.config)
         service.configuration.followers.append(self._adopt)
         self._api = Starlette(
-            routes=Api(service, self._access).routes(),
+            routes=api.routes(),
             exception_handlers={SupervisorError: _error, HTTPException: _http_error, Exception: _error},
         )
 
     def _adopt(self, config: Config) -> None:
         """Let this config hold for every request that begins or grows from now on."""
         self._max_body = config.server.max_body
+        self._prefix = config.server.prefix
+        self._media = MediaGuard() if config.server.block_private_urls else None
         self._body_memory.limit = max(config.server.body_memory, self._max_body)
-        self._access.adopt(config.server)
+        self._access.adopt(config)
         self._access_log = access_log(config.server, partial(self._service.logs.proxy.append, stream="log"))
         self._proxy.adopt(config)
 
     # A request, as it comes.
 
     def began(self, client: Client) -> None:
-        """Refuse at once who has no key, and what announces too much."""
+        """Refuse at once who may not ask, and what announces too much."""
+        if self._prefix:
+            client.strip(self._prefix)
         if self._access_log is not None:
             self._access_log.began(client)
         if client.method != "OPTIONS":
             try:
-                self._access.require_key(client.path, client.headers)
-            except Unauthorized as exc:
+                self._access.admit(client)
+            except SupervisorError as exc:
                 self.refuse(client, exc)
                 return
         announced = header(client.headers, b"content-length")
@@ -133,52 +139,58 @@ class App:
             logger.exception("bug: %s %s broke", client.method, client.path, extra={"request_id": client.request_id})
             self.refuse(client, InternalError("something broke; the service's log has the details"))
 
+    def _guarded_serve(self, client: Client) -> None:
+        self._guarded(self._proxy.serve, client)
+
     def _early(self, client: Client) -> None:
-        self._check_addressed(client)
-        self._proxy.serve_early(client)
+        if self._media is None or client.path in ROUTES:  # of those, only forms are passed on before they are whole
+            self._proxy.serve_early(client)
 
     def _serve(self, client: Client) -> None:
         path = client.path
         if client.method == "OPTIONS":
             _preflight(client, is_open=path in _OPEN_TO_BROWSERS)
         elif _is_data_plane(client):
-            self._check_addressed(client)
-            self._proxy.serve(client)
+            if self._media is not None and self._media.concerns(client):
+                self._media.look(client, then=self._guarded_serve, refuse=self.refuse)
+            else:
+                self._proxy.serve(client)
         else:
             task = AsgiCall(self._api, client, scheme=self._scheme).start()
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _check_addressed(self, client: Client) -> None:
-        """A child asked by its address may do more than serve models."""
-        if client.path.startswith(_ADDRESSED):
-            self._access.require_management(client.headers, client.address)
-
     # A websocket.
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Tunnel it to its child."""
-        send = named(scope, send)
-        if self._access_log is None:
-            await self._websocket(scope, receive, send)
-            return
-        upgrade, since = Upgrade(scope, send), time.perf_counter_ns()
+        upgrade, since = Upgrade(_without(self._prefix, scope), named(scope, send)), time.perf_counter_ns()
         try:
-            await self._websocket(scope, receive, upgrade.send)
+            await self._websocket(upgrade, receive)
         finally:
-            self._access_log.ended(upgrade, time.perf_counter_ns() - since)
+            if upgrade.watcher is not None:
+                upgrade.watcher.client_ended()
+            if self._access_log is not None:
+                self._access_log.ended(upgrade, time.perf_counter_ns() - since)
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _websocket(self, upgrade: Upgrade, receive: Receive) -> None:
         with contextlib.suppress(RuntimeError, OSError):  # it may have been closed meanwhile
             try:
-                self._access.require_key(scope["path"], scope["headers"])
-                if not scope["path"].startswith(_ADDRESSED):
-                    raise RouteNotFound(f"no websocket at `{scope['path']}`")
-                self._access.require_management(scope["headers"], scope.get("client"))
+                self._access.admit(upgrade)
+                if not upgrade.path.startswith(_ADDRESSED):
+                    raise RouteNotFound(f"no websocket at `{upgrade.path}`")
             except SupervisorError as exc:
-                await refuse(scope, send, exc)
+                await refuse(upgrade.scope, upgrade.send, exc)
             else:
-                await self._websockets(scope, receive, send)
+                await self._websockets(upgrade.scope, receive, upgrade.send, key=upgrade.key)
+
+
+def _without(prefix: str, scope: Scope) -> Scope:
+    """The scope of a websocket without what a reverse proxy has put before its path."""
+    if not prefix or not scope["path"].startswith(f"{prefix}/"):
+        return scope
+    raw = scope["raw_path"].removeprefix(prefix.encode())
+    return {**scope, "path": scope["path"].removeprefix(prefix), "raw_path": raw}
 
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -187,7 +199,7 @@ _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 def _is_data_plane(client: Client) -> bool:
     """Whether a child is asked; of metrics, only those of the model that is named."""
     path = client.path
-    if path == METRICS and client.method in {"GET", "HEAD"} and b"model=" not in client.query:
+    if path == METRICS and not names_model(client.method, client.query):
         return False
     return path in ROUTES or path.startswith(_ADDRESSED)
 

@@ -226,10 +226,11 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _with_service(options: argparse.Namespace) -> int:
     from supervisor import remote_commands
+    from supervisor.access.keys import KeyRing
 
     config = _config_if_needed(options)
     url = _given_url(options) or _url_of(config)
-    key = os.environ.get("LLAMA_SUPERVISE_KEY") or next(iter(config.server.api_keys), None)
+    key = os.environ.get("LLAMA_SUPERVISE_KEY") or KeyRing.of(config).own()
     with remote_commands.Remote(url, as_json=options.json, key=key) as remote:
         match options.command:
             case "ps":

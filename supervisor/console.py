@@ -20,7 +20,7 @@ from supervisor.record import own_log
 from supervisor.record.json_log import JsonFormatter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from supervisor.config.problems import Problem
 
@@ -46,7 +46,9 @@ console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 errors = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
-def set_up_logging(level: str, time_format: str | None = None, *, as_json: bool = False) -> None:
+def set_up_logging(
+    level: str, time_format: str | None = None, *, as_json: bool = False, redact: Callable[[str], str] = str
+) -> None:
     """Our log on stderr: coloured for people, one plain line each for the journal, one object each for programs.
 
     With llama-swap's lines, the service writes those of our log to stdout, if at all; other libraries' stay here.
@@ -60,6 +62,7 @@ def set_up_logging(level: str, time_format: str | None = None, *, as_json: bool 
         handler.setFormatter(_formatter(time_format, as_json=as_json))
     if time_format is not None and not as_json:
         handler.addFilter(_is_foreign)
+    handler.addFilter(own_log.Redacting(redact))
     global _speaks_json  # noqa: PLW0603 - stdout and stderr are there once, too
     _speaks_json = as_json
     root = logging.getLogger()

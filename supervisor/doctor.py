@@ -15,6 +15,7 @@ import httpx
 import msgspec.json
 
 from supervisor import __version__
+from supervisor.access.keys import KeyRing
 from supervisor.config.loader import YAML
 from supervisor.config.problems import ConfigInvalid
 from supervisor.config.secrets import Redactor, redacted_toml, redacted_yaml
@@ -35,8 +36,8 @@ def bundle(
     config: Config | ConfigInvalid, sources: Sequence[Path], *, inspections: Mapping[str, Inspection], url: str
 ) -> str:
     """The whole report; of a config that cannot be used, why not."""
-    keys = () if isinstance(config, ConfigInvalid) else config.server.api_keys
-    service = service_client(url, key=next(iter(keys), None), timeout=TIMEOUT)
+    key = None if isinstance(config, ConfigInvalid) else KeyRing.of(config).own()
+    service = service_client(url, key=key, timeout=TIMEOUT)
     status = _asked(service, "/status")
     parts = [
         "# llama-supervise doctor\n",

@@ -214,6 +214,63 @@ class Forbidden(SupervisorError):
     type = "permission_error"
 
 
+class HostRefused(SupervisorError):
+    """Raised when a request asks for a name that is not known to be ours."""
+
+    status = 403
+    code = "host_not_allowed"
+    type = "permission_error"
+
+
+class SiteRefused(SupervisorError):
+    """Raised when a page of another site makes a browser ask for what only our own page may."""
+
+    status = 403
+    code = "cross_site_request"
+    type = "permission_error"
+
+
+class ScopeMissing(SupervisorError):
+    """Raised when a key is not good for what is asked."""
+
+    status = 403
+    code = "insufficient_scope"
+    type = "permission_error"
+
+
+class ModelForbidden(SupervisorError):
+    """Raised when a key may not use the model that is asked for."""
+
+    status = 403
+    code = "model_forbidden"
+    type = "permission_error"
+
+
+class RateLimited(SupervisorError):
+    """Raised when a key has made as many requests as it may for now."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
+
+
+class KeyBusy(SupervisorError):
+    """Raised when a key has as many requests under way as it may."""
+
+    status = 429
+    code = "key_concurrency_limit"
+    type = "rate_limit_error"
+    passes_after = 1.0
+
+
+class PrivateUrl(SupervisorError):
+    """Raised when a request would make a model's server fetch something from a private network."""
+
+    status = 400
+    code = "private_url"
+    type = "invalid_request_error"
+
+
 class QueueFull(SupervisorError):
     """Raised when too many requests wait already."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from supervisor.api.service import Service
-from supervisor.config.secrets import Redactor
+from supervisor.config.secrets import Redactor, Secrets
 from supervisor.config.values import Console, LogFormat
 from supervisor.fleet.names import Names
 from supervisor.llama.command import Surroundings, child_environment
@@ -27,7 +27,7 @@ from supervisor.record.inflight import InFlight
 from supervisor.record.json_log import child_line
 from supervisor.record.log_files import LogFiles
 from supervisor.record.metrics import Metrics
-from supervisor.record.own_log import LineHandler, formatter
+from supervisor.record.own_log import LineHandler, Redacting, formatter
 from supervisor.record.records import Records
 from supervisor.record.samples import Samples
 from supervisor.runtime.configuration import Configuration
@@ -64,7 +64,8 @@ async def running_service(
     `read` gives the config of the next reload; `readings` are of this machine by default.
     """
     peers = peers or Peers(config)
-    with _logs(config) as logs, claimed(os.environ) as claim:
+    hide = Secrets(config)
+    with _logs(config, hide) as logs, claimed(os.environ) as claim:
         roster = Roster(claim.path, claim.owner.token)
         environ = {**os.environ, MARK: roster.mark(0)}
         around = Surroundings(config.base, Path.home(), environ, claim.path)
@@ -75,9 +76,9 @@ async def running_service(
         )
         bus = Bus()
         configuration, names = Configuration(config, read), Names(config)
-        with _records(config, bus) as records:
+        with _records(config, bus, hide) as records:
             async with Pool(config, launcher) as pool:
-                configuration.followers += [names.adopt, launcher.adopt, peers.adopt, pool.adopt]
+                configuration.followers += [hide.adopt, names.adopt, launcher.adopt, peers.adopt, pool.adopt]
                 configuration.followers.append(records.activity.adopt)
                 pool.on_decision.append(lambda decided: bus.publish("decision", decided.as_json()))
                 _watch(pool, records.metrics)
@@ -109,15 +110,12 @@ async def _end_orphans(claim: Claim, config: Config, around: Surroundings) -> No
 
 
 @contextlib.contextmanager
-def _records(config: Config, bus: Bus) -> Iterator[Records]:
+def _records(config: Config, bus: Bus, hide: Secrets) -> Iterator[Records]:
     """What is kept of what happens; the last requests are in it when this ends."""
     server = config.server
     metrics = Metrics()
     samples = Samples(every=server.performance.every, is_enabled=not server.performance.disabled)
-    redact = Redactor.of(config)
-    with Activity(
-        server, config.base, bus=bus, metrics=metrics, redact=redact, priorities=config.priorities
-    ) as activity:
+    with Activity(server, config.base, bus=bus, metrics=metrics, redact=hide, priorities=config.priorities) as activity:
         yield Records(activity, metrics, samples)
 
 
@@ -141,12 +139,13 @@ def cache_dir() -> Path:
 
 
 @contextlib.contextmanager
-def _logs(config: Config) -> Iterator[Logs]:
+def _logs(config: Config, hide: Secrets) -> Iterator[Logs]:
     """The rings, with our own log going into theirs, and for who knows llama-swap what it shows on stdout."""
     server = config.server
     logs = Logs(server.log_buffer, server.log_to_stdout)
     into_ring = partial(logs.proxy.append, stream="log")
     own = LineHandler(into_ring, asyncio.get_running_loop(), formatter(server.log_time_format))
+    own.addFilter(Redacting(hide))  # the handler on stderr comes after this one, and gets what is left
     root = logging.getLogger("supervisor")
     root.addHandler(own)
     as_json = server.log_format is LogFormat.JSON

@@ -19,6 +19,7 @@ from supervisor import console, household, listening, server, systemd
 from supervisor.api import memory_status
 from supervisor.api.fleet_status import fleet_status
 from supervisor.config.problems import ConfigInvalid
+from supervisor.config.secrets import Redactor
 from supervisor.config.values import LogFormat
 from supervisor.doctor import bundle
 from supervisor.errors import SupervisorError
@@ -45,10 +46,11 @@ def serve(files: ConfigFiles) -> int:
     """Serve until told to stop; raises `ConfigInvalid`."""
     config = files.read()
     offer = systemd.take_offer(os.environ, os.getpid())
+    level, time_format = config.server.log_level, config.server.log_time_format
     as_json = config.server.log_format is LogFormat.JSON
-    console.set_up_logging(config.server.log_level, config.server.log_time_format, as_json=as_json)
+    console.set_up_logging(level, time_format, as_json=as_json, redact=Redactor.of(config))
     console.odd(config.warnings)
-    if not config.server.api_keys and not _is_loopback(config.server.host):
+    if not (config.server.api_keys or config.keys) and not _is_loopback(config.server.host):
         console.caution(f"without API keys, whoever reaches port {config.server.port} may use every model")
     if (advice := too_long_for_systemd(config, os.environ)) is not None:
         console.caution(advice)

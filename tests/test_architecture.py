@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "supervisor"
 LEVELS = (
     {"errors"},
     {"config"},
-    {"llama", "fleet"},
+    {"llama", "fleet", "access"},
     {"importing"},
     {"record"},
     {"runtime"},
@@ -28,13 +28,16 @@ LEVELS = (
     {"cli"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
-SAME_LEVEL = {("api", "proxy"), ("proxy", "api"), ("llama", "fleet"), ("fleet", "llama")}
+SAME_LEVEL = {("api", "proxy"), ("proxy", "api"), ("llama", "fleet"), ("fleet", "llama")} | {
+    pair for other in ("llama", "fleet") for pair in (("access", other), (other, "access"))
+}
 """Siblings that must not know each other."""
 
 PURE = (
     "errors",
     "config",
     "fleet",
+    "access",
     "importing",
     "llama/arguments",
     "llama/command",
@@ -56,7 +59,7 @@ PURE = (
     "record/usage",
     "proxy/loading_state",
 )
-IMPURE = ("config/loader",)
+IMPURE = ("config/loader", "config/key_files")
 IO = {"os", "io", "socket", "subprocess", "asyncio", "anyio", "threading", "time", "random", "shutil", "tempfile"}
 
 DOORS = {

@@ -257,6 +257,25 @@ def test_keys_hold_at_once(start: Callable[..., RunningService]) -> None:
         assert echo(http, "sk-first", "sk-second") == seen
 
 
+def test_who_may_reload_and_what_is_told_of_it(start: Callable[..., RunningService]) -> None:
+    """Only a key with `admin` may; the audit says what it has changed, and new secrets are as secret as the first."""
+    keys = "".join(f'[keys.{each}]\nkey = "sk-of-{each}"\nscopes = ["{each}"]\n' for each in ("manage", "admin"))
+    service = start(fake() + keys)
+    write(service, fake('max_loaded = 2\nlog_level = "debug"') + keys + '[keys.fresh]\nkey = "sk-fresh-7c1d"\n')
+
+    assert reload(service).status_code == 401
+    assert reload(service, key="sk-of-manage").status_code == 403
+    assert reload(service, key="sk-of-admin").status_code == 200
+    with service.http as http:
+        http.post("/models/load", json={"model": "sk-fresh-7c1d"}, headers={"authorization": "Bearer sk-of-admin"})
+        log = http.get("/logs", headers={"authorization": "Bearer sk-of-admin"}).text
+    changed = "with the key admin: POST /api/reload * at once: server.max_loaded, server.log_level, keys.fresh: done"
+    assert changed in log
+    assert "with the key manage: POST /api/reload: refused (403)" in log
+    assert "POST /models/load [redacted]: failed (404)" in log
+    assert "sk-fresh" not in log
+
+
 def test_limits_hold_at_once(start: Callable[..., RunningService]) -> None:
     """Here the size of a body, and paths that load nothing."""
     service = start(fake())
@@ -349,7 +368,7 @@ def fake(server: str = "", cmd: str = "m") -> str:
 
 def echo(http: httpx.Client, key: str, other: str) -> str:
     """The headers with which a request that brings these keys reaches its child."""
-    headers = {"authorization": f"Bearer {key}", "x-api-key": other}
+    headers = {"authorization": f"Bearer {key}", "x-api-key": other, "x-request-id": "r-1"}
     answer = http.post("/v1/chat/completions", json={"model": "m"}, headers=headers)
     assert answer.status_code == 200
     return str([pair for pair in answer.json()["headers"] if pair[0] != "x-request-id"])

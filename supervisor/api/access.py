@@ -1,107 +1,185 @@
-"""Who may ask, and who may manage: by key where there are keys, else by where a request comes from."""
+"""Who may ask, and who may manage: by name, by key where there are keys, else by where a request comes from.
+
+What a path asks for is said in `doors`; what keys, names, sites and hops are, in the room `access`.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
-import ipaddress
+import socket
+import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from supervisor.access.hops import Hops
+from supervisor.access.hosts import Hosts
+from supervisor.access.keys import KeyRing, is_basic, key_of
+from supervisor.access.limits import Limit, Limits
+from supervisor.access.sites import is_foreign, may_be_foreign
+from supervisor.api.doors import names_model
 from supervisor.config.values import Management
-from supervisor.errors import Forbidden, Unauthorized
+from supervisor.errors import Forbidden, HostRefused, ModelForbidden, ScopeMissing, SiteRefused, Unauthorized
+from supervisor.record.audit import LOOKS, Audit, Watcher
 
 if TYPE_CHECKING:
-    from supervisor.config.values import Server
+    from collections.abc import Callable
+
+    from supervisor.access.hops import Whence
+    from supervisor.api.doors import Door, Doors
+    from supervisor.config.clients import ClientKey
+    from supervisor.config.values import Config
 
 Headers = Iterable[tuple[bytes, bytes]]
 
-_FORWARDED = frozenset((b"forwarded", b"x-forwarded-for", b"x-real-ip"))
 
-OPEN = frozenset(("/", "/health", "/v1/health", "/wol-health", "/favicon.ico", "/upstream"))
-"""Paths that say nothing of anybody, and need no key (spec: llama-swap.md, section 1.8)."""
+class Client(Protocol):
+    """A request, as far as it matters who sends it."""
+
+    key: ClientKey | None
+    watcher: Watcher | None
+    deed: str
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def query(self) -> bytes: ...
+    @property
+    def headers(self) -> Headers: ...
+    @property
+    def address(self) -> tuple[str, int] | None: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def request_id(self) -> str: ...
 
 
 class Access:
     """The rules of the config in force."""
 
-    def __init__(self, server: Server) -> None:
-        self.adopt(server)
+    def __init__(self, config: Config, doors: Doors, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._doors = doors
+        self._limits = Limits()
+        self._clock = clock
+        self.adopt(config)
 
-    def adopt(self, server: Server) -> None:
-        """Let these settings hold from now on."""
-        self._keys = tuple(key.encode() for key in server.api_keys)
+    def adopt(self, config: Config) -> None:
+        """Let this config hold from now on; keys that stay go on with what is left to them."""
+        server = config.server
+        self._keys = KeyRing.of(config)
+        self._needs_keys = bool(self._keys)
+        self._hosts = Hosts(server.allowed_hosts, own=(socket.gethostname(),))
+        self._are_hosts_checked_for_models = server.are_hosts_checked_for_models
+        self._hops = Hops(server.trusted_proxies)
         self._management = server.management
+        self._limits.keep(self._keys.keys)
 
-    def require_key(self, path: str, headers: Headers) -> None:
-        """Let a request pass that brings one of our keys, where there are any; raises `Unauthorized`."""
-        if self._keys and path not in OPEN and not self._is_ours(key_of(headers)):
+    def admit(self, client: Client) -> None:
+        """Let a request in, noting whose it is, or raise why not. What manages is audited from here on."""
+        door = self._doors.of(client.path)
+        if door.of_one is not None and names_model(client.method, client.query):
+            door = door.of_one
+        if door.manages and not door.infers and (door.acts or client.method not in LOOKS):
+            client.watcher = Audit(client, lambda: self.whence(client.headers, client.address))
+        for name, value in client.headers:
+            if name == b"host":
+                if value not in self._hosts.known:
+                    self._check_host(value, door)
+                break
+        if self._needs_keys and not door.is_open:
+            self._identify(client, door)
+        if door.manages:
+            self._check_management(client, door)
+        key = client.key
+        if key is not None and door.infers and (limit := self._limits.of(key)) is not None:
+            limit.take(self._clock())
+            client.watcher = _Counted(limit, client.watcher)
+
+    def whence(self, headers: Headers, address: tuple[str, int] | None) -> Whence:
+        """Where a request comes from, as far as proxies that are trusted tell."""
+        return self._hops.whence(headers, address)
+
+    def _check_host(self, host: bytes, door: Door) -> None:
+        """Raise `HostRefused` where a page could have made its own name lead here."""
+        if self._hosts.allow(host) or not (door.manages or self._are_hosts_checked_for_models):
+            return
+        shown = ascii(host.decode("latin-1")[:100])[1:-1]
+        raise HostRefused(
+            f"this service is not known as `{shown}`",
+            hint="ask for it by its address, or list the name in `server.allowed_hosts`",
+        )
+
+    def _identify(self, client: Client, door: Door) -> None:
+        """Find out whose key a request brings; raises `Unauthorized`, `ScopeMissing`, `SiteRefused`."""
+        headers = dict(client.headers)
+        key = self._keys.owner_of(key_of(headers))
+        if key is None:
             raise Unauthorized(
                 "unauthorized: invalid or missing API key",
                 hint="send it as `Authorization: Bearer KEY` or `x-api-key: KEY`",
             )
+        if is_basic(headers) and is_foreign(headers):
+            raise SiteRefused("the browser has added the key by itself, for a page of another site")
+        client.key = key
+        for scope in door.scopes:
+            if scope not in key.scopes and not key.allows(scope):
+                raise ScopeMissing(
+                    f"the key `{key.name}` has not the scope `{scope.value}`",
+                    hint=f"list it in `scopes` of `[keys.{key.name}]`, or send another key",
+                )
+        if key.models is not None and not door.names_model and door.manages:
+            raise ModelForbidden(f"the key `{key.name}` is for some models only, and this concerns them all")
 
-    def require_management(self, headers: Headers, address: tuple[str, int] | None) -> None:
-        """Let a management request pass, or raise `Forbidden`. With keys, whoever has one may manage."""
-        if not self._keys:
-            require_nearness(headers, address, self._management)
-
-    def _is_ours(self, key: bytes | None) -> bool:
-        if key is None:
-            return False
-        # All of them, and each in constant time: how long it takes tells nothing of a key.
-        return sum(hmac.compare_digest(key, ours) for ours in self._keys) > 0
-
-
-def key_of(headers: Headers) -> bytes | None:
-    """The key a request brings: the password of Basic, else a Bearer token, else `x-api-key`."""
-    given = dict(headers)
-    scheme, _, value = given.get(b"authorization", b"").partition(b" ")
-    match scheme.lower():
-        case b"basic":
-            password = _password(value.strip())
-            if password is not None:
-                return password
-        case b"bearer":
-            return value.strip()
-    return given.get(b"x-api-key")
+    def _check_management(self, client: Client, door: Door) -> None:
+        """Keep other sites' pages out, and who is too far away; raises `SiteRefused`, `Forbidden`."""
+        headers = dict(client.headers)
+        is_sent_on_purpose = client.key is not None and not is_basic(headers)
+        if is_foreign(headers) or (door.acts and not is_sent_on_purpose and may_be_foreign(headers)):
+            raise SiteRefused(
+                "a page of another site may not manage this service",
+                hint="where it was you: use `llama-supervise`, curl, or POST with a key",
+            )
+        if not self._needs_keys:
+            require_nearness(client.headers, client.address, self._management, hops=self._hops)
 
 
-def _password(encoded: bytes) -> bytes | None:
-    try:
-        _, colon, password = base64.b64decode(encoded, validate=True).partition(b":")
-    except binascii.Error:
-        return None
-    return password if colon else None
+class _Counted:
+    """A request that counts against its key's limit until its end."""
+
+    __slots__ = ("_limit", "_others")
+
+    def __init__(self, limit: Limit, others: Watcher | None) -> None:
+        self._limit = limit
+        self._others = others
+
+    def client_began(self) -> None:
+        if self._others is not None:
+            self._others.client_began()
+
+    def client_ended(self) -> None:
+        self._limit.give_back()
+        if self._others is not None:
+            self._others.client_ended()
 
 
-def require_nearness(headers: Headers, address: tuple[str, int] | None, rule: Management) -> None:
+TRUSTING_NOBODY = Hops()
+
+
+def require_nearness(
+    headers: Headers, address: tuple[str, int] | None, rule: Management, *, hops: Hops = TRUSTING_NOBODY
+) -> None:
     """Let a request from near enough pass, or raise `Forbidden`."""
     if rule is Management.OPEN:
         return
-    if _came_through_a_proxy(headers):
+    whence = hops.whence(headers, address)
+    if whence.is_here or (rule is Management.PRIVATE and whence.is_private):
+        return
+    if whence.is_hidden:
         raise Forbidden(
             "management is not open to requests that came through a proxy",
-            hint="call it on this machine directly, or set `server.management`",
+            hint="call it on this machine directly, list the proxy in `server.trusted_proxies`, or use API keys",
         )
-    if address is not None and not _is_near(address[0], rule):
-        raise Forbidden(
-            f"management is for {'this machine' if rule is Management.LOCAL else 'private networks'} only",
-            hint='call it from there, or set `server.management = "private"` or `"open"`',
-        )
-
-
-def _came_through_a_proxy(headers: Headers) -> bool:
-    """Then the address we see is the proxy's, and says nothing about who asks."""
-    return any(name in _FORWARDED for name, _ in headers)
-
-
-def _is_near(host: str, rule: Management) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return address.is_loopback or (rule is Management.PRIVATE and address.is_private)
+    raise Forbidden(
+        f"management is for {'this machine' if rule is Management.LOCAL else 'private networks'} only",
+        hint='call it from there, use API keys, or set `server.management = "private"` or `"open"`',
+    )

@@ -15,7 +15,7 @@ from supervisor.errors import ConfigRejected, SupervisorError
 from supervisor.fleet.values import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Iterator
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -36,19 +36,17 @@ _STATES = {Phase.STARTING: "starting", Phase.READY: "ready", Phase.STOPPING: "st
 
 
 class Events:
-    """The endpoint, and what feeds it; `require` raises unless a request may watch."""
+    """The endpoint, and what feeds it."""
 
     def __init__(
         self,
         service: Service,
         bus: Bus,
-        require: Callable[[Request], None],
         *,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
         self._service = service
         self._bus = bus
-        self._require = require
         self._heartbeat_seconds = heartbeat_seconds
         self._read(service.config)
         self._is_due = False
@@ -57,7 +55,6 @@ class Events:
 
     async def stream(self, request: Request) -> Response:
         """Everything as it is, then as it changes."""
-        self._require(request)
         return Stream(self._frames(), "text/event-stream")
 
     # What others tell.

@@ -14,7 +14,7 @@ from supervisor.fleet.names import Target
 from supervisor.fleet.values import Phase, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from supervisor.api.service import Service
     from supervisor.config.values import Capabilities, Config, Model, Variant
@@ -37,14 +37,16 @@ class Listing:
         """Encode every entry anew."""
         self._cold.clear()
 
-    def __call__(self) -> dict[str, object]:
-        """As `GET /v1/models` answers, by name."""
+    def __call__(self, is_visible: Callable[[str], bool] | None = None) -> dict[str, object]:
+        """As `GET /v1/models` answers, by name; only those that are visible to who asks."""
         models, fleet = self._service.config.models, self._service.pool.fleet
         warm = fleet.by_model().keys() | fleet.failures.keys()
         named: list[tuple[str, object]] = []
         for name, model in models.items():
             named += _named(_of(self._service, model)) if name in warm else self._of_cold(model)
         named += _named(elsewhere(self._service, models.keys()))
+        if is_visible is not None:
+            named = [(name, entry) for name, entry in named if is_visible(name)]
         named.sort(key=itemgetter(0))
         return {"object": "list", "data": [entry for _, entry in named]}
 

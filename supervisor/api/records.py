@@ -26,7 +26,7 @@ from supervisor.runtime.scrape import Scraper
 from supervisor.runtime.vitals import resident_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from starlette.requests import Request
 
@@ -49,11 +49,10 @@ class Json(Response):
 
 
 class RecordRoutes:
-    """The endpoints; `require` raises unless a request may read this."""
+    """The endpoints."""
 
-    def __init__(self, service: Service, require: Callable[[Request], None]) -> None:
+    def __init__(self, service: Service) -> None:
         self._service = service
-        self._require = require
         self._scraper = Scraper()
         self._hardware: dict[str, object] | None = None
         self._looking = anyio.Lock()
@@ -71,7 +70,6 @@ class RecordRoutes:
 
     async def activity(self, request: Request) -> Response:
         """One page of the requests that have ended."""
-        self._require(request)
         query = query_of(request.query_params.multi_items())
         activity = self._service.records.activity
         rows, total = await activity.page(query)
@@ -88,13 +86,11 @@ class RecordRoutes:
 
     async def statistics(self, request: Request) -> Response:
         """Sums and spreads over all of them, or over those of some models."""
-        self._require(request)
         models = models_of(request.query_params.multi_items())
         return Json(await self._service.records.activity.statistics(models))
 
     async def capture(self, request: Request) -> Response:
         """A whole request with its answer, if it was kept."""
-        self._require(request)
         name = request.path_params["id"]
         number = int(name) if name.isascii() and name.isdecimal() else 0
         capture = self._service.records.activity.captures.get(number)
@@ -104,7 +100,6 @@ class RecordRoutes:
 
     async def performance(self, request: Request) -> Response:
         """The host and its GPUs during the last hour, or after a time."""
-        self._require(request)
         after = request.query_params.get("after", "")
         try:
             since = time_of(after.replace(" ", "+")) if after else None
@@ -115,7 +110,6 @@ class RecordRoutes:
 
     async def hardware(self, request: Request) -> Response:
         """What this machine is; looked at once."""
-        self._require(request)
         async with self._looking:
             if self._hardware is None:
                 self._hardware = await anyio.to_thread.run_sync(hardware, abandon_on_cancel=True)
@@ -123,7 +117,6 @@ class RecordRoutes:
 
     async def metrics(self, request: Request) -> Response:
         """Everything for Prometheus: ours, the machine's, and the children's own."""
-        self._require(request)
         await self._service.records.activity.settle()
         texts = await self._scraper.scrape(self._service.pool)
         counted, gauges = self._service.records.metrics.numbers(), self._gauges()

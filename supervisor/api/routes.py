@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from supervisor import __version__
 from supervisor.api import listing
+from supervisor.api.asker import about_model, asker_of, reached, visible
 from supervisor.api.events import Events
 from supervisor.api.fleet_status import fleet_status
 from supervisor.api.logs import LogRoutes
@@ -21,7 +22,6 @@ from supervisor.errors import InvalidRequest, RouteNotFound
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from supervisor.api.access import Access
     from supervisor.api.service import Service
 
 BODY_LIMIT = 64 * 1024
@@ -38,16 +38,15 @@ class Json(Response):
 
 
 class Api:
-    """The endpoints, with the service they ask."""
+    """The endpoints, with the service they ask. Who may ask what is said in `doors`."""
 
-    def __init__(self, service: Service, access: Access) -> None:
+    def __init__(self, service: Service) -> None:
         self._service = service
-        self._access = access
         self._listing = listing.Listing(service)
-        self._events = Events(service, service.bus, self._require)
-        self._logs = LogRoutes(service, self._require)
-        self._records = RecordRoutes(service, self._require)
-        self._reload = ReloadRoutes(service, self._require)
+        self._events = Events(service, service.bus)
+        self._logs = LogRoutes(service)
+        self._records = RecordRoutes(service)
+        self._reload = ReloadRoutes(service)
         service.configuration.followers += [self._listing.adopt, self._events.adopt]
         service.configuration.on_end.append(self._events.reloaded)
 
@@ -83,9 +82,10 @@ class Api:
     # For everybody.
 
     async def models(self, request: Request) -> Response:
-        return Json(self._listing(), headers=_cors(request))
+        return Json(self._listing(visible(request, self._service.names)), headers=_cors(request))
 
     async def model(self, request: Request) -> Response:
+        about_model(request, self._service.names, request.path_params["name"])
         return Json(listing.model(self._service, request.path_params["name"]), headers=_cors(request))
 
     async def health(self, request: Request) -> Response:
@@ -101,11 +101,11 @@ class Api:
 
     async def upstream(self, request: Request) -> Response:
         """To where models are shown; behind this come their names."""
-        return RedirectResponse("/ui/models", 302)
+        return RedirectResponse(reached(request, "/ui/models"), 302)
 
     async def comfyui(self, request: Request) -> Response:
         """To the page itself, whose links are relative."""
-        target = "/comfyui/" + (f"?{request.url.query}" if request.url.query else "")
+        target = reached(request, "/comfyui/") + (f"?{request.url.query}" if request.url.query else "")
         return RedirectResponse(target, 301 if request.method in {"GET", "HEAD"} else 308)
 
     async def version(self, request: Request) -> Response:
@@ -114,11 +114,9 @@ class Api:
     # For those who may manage.
 
     async def running(self, request: Request) -> Response:
-        self._require(request)
         return Json(listing.running(self._service))
 
     async def status(self, request: Request) -> Response:
-        self._require(request)
         # In a thread, for a driver may take its time.
         reading = await anyio.to_thread.run_sync(self._service.launcher.ledger.readings.read)
         return Json(fleet_status(self._service, reading))
@@ -128,9 +126,8 @@ class Api:
 
         A model that is there already is no error.
         """
-        self._require(request)
         fields = await _fields(request)
-        model = self._named(fields)
+        model = self._named(request, fields)
         if fields.get("wait") is True:
             await self._service.pool.load(model)
         else:
@@ -139,14 +136,12 @@ class Api:
 
     async def unload(self, request: Request) -> Response:
         """Start unloading: requests in flight get `drain_timeout`, with `"force": true` none."""
-        self._require(request)
         fields = await _fields(request)
-        self._service.pool.start_unloading(self._named(fields), force=fields.get("force") is True)
+        self._service.pool.start_unloading(self._named(request, fields), force=fields.get("force") is True)
         return Json({"success": True})
 
     async def unload_all(self, request: Request) -> Response:
         """Unload everything and answer when it is done."""
-        self._require(request)
         await self._service.pool.unload()
         return PlainTextResponse("OK")
 
@@ -157,41 +152,37 @@ class Api:
 
     async def unload_one(self, request: Request) -> Response:
         """Unload one model and answer when it is done."""
-        self._require(request)
+        about_model(request, self._service.names, request.path_params["name"])
         await self._service.pool.unload(self._service.local(request.path_params["name"]))
         return PlainTextResponse("OK")
 
     async def profiles(self, request: Request) -> Response:
-        self._require(request)
         return Json(listing.profiles(self._service))
 
     async def activate_profile(self, request: Request) -> Response:
         """Choose the profile whose pins hold; null or an empty name: none."""
-        self._require(request)
         fields = await _fields(request)
         if "name" not in fields:
             raise InvalidRequest("profile name is required", hint='expected {"name": "NAME"} or {"name": null}')
         name = fields["name"]
         if name is not None and not isinstance(name, str):
             raise InvalidRequest("profile name must be a string or null")
+        asker_of(request).deed = name or "none"
         self._service.names.activate(name or None)
         self._events.profile_changed()
         return Json({"active": self._service.names.active_profile})
 
     async def cancel(self, request: Request) -> Response:
         """End a request that is being served."""
-        self._require(request)
         if not self._service.in_flight.cancel(request.path_params["id"]):
             raise RouteNotFound("inflight request not found", hint="`GET /api/events` tells which there are")
         return Json({"msg": "ok"})
 
-    def _require(self, request: Request) -> None:
-        self._access.require_management(request.scope["headers"], request.client)
-
-    def _named(self, fields: dict[str, Any]) -> str:
+    def _named(self, request: Request, fields: dict[str, Any]) -> str:
         name = fields.get("model")
         if not isinstance(name, str) or not name:
             raise InvalidRequest('expected {"model": "NAME"}')
+        about_model(request, self._service.names, name)
         return self._service.local(name)
 
 

@@ -37,7 +37,7 @@ AT_START = (
 _SHOWN_AS = {"host": "listen", "port": "listen"}
 _UNSEEN = {"shown_cmd"}
 """Follows from `cmd`."""
-_TABLES = ("peers", "selectors", "profiles", "priorities")
+_TABLES = ("keys", "peers", "selectors", "profiles", "priorities")
 
 
 @dataclass(frozen=True, slots=True)

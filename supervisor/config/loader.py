@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from supervisor.config import toml
+from supervisor.config import key_files, toml
 from supervisor.config.llama_swap import reader
 from supervisor.config.problems import ConfigInvalid, Problem
 
@@ -23,7 +23,7 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Config:
     if path.suffix in YAML:
         return load_yaml(path, environ=environ)
     try:
-        return toml.parse(text_of(path), base=path.absolute().parent, environ=environ)
+        return key_files.with_keys(toml.parse(text_of(path), base=path.absolute().parent, environ=environ))
     except ConfigInvalid as invalid:
         raise ConfigInvalid(invalid.problems, source=path) from invalid
 

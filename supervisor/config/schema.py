@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from supervisor.config import quantities
+from supervisor.config import access, quantities
+from supervisor.config.access import API_KEY
 from supervisor.config.filters import path
 from supervisor.config.kinds import (
     BOOLEAN,
@@ -92,12 +93,6 @@ def _path_of_url(value: object) -> str:
     raise Mismatch('a path such as "/health", or "none"')
 
 
-def _api_key(value: object) -> str:
-    if isinstance(value, str) and value and not any(character.isspace() for character in value):
-        return value
-    raise Mismatch("a key that is neither empty nor has spaces")
-
-
 def _pause(value: object) -> float:
     if (seconds := quantities.duration(value)) >= 1:
         return seconds
@@ -134,7 +129,6 @@ SAMPLING_OPTIONS = offering(
 
 SETTINGS_BY_NAME = table_of(SETTINGS)
 URL = of(quantities.base_url, {"type": "string", "pattern": "^https?://|" + r"\$\{env:"})
-API_KEY = of(_api_key, {"type": "string", "pattern": r"^\S+$"})
 PATTERNS = list_of(of(pattern, {"type": "string", "format": "regex"}))
 MODALITIES = list_of(one_of({name: name for name in ("text", "audio", "image")}))
 
@@ -222,13 +216,17 @@ SERVER = {
         "How we write it: lines for people, or a JSON object per line, for each request as well.",
         "text",
     ),
-    "api_keys": Key(list_of(API_KEY), "Keys of which a request must bring one; without this anyone may ask."),
+    "api_keys": Key(
+        list_of(API_KEY),
+        "Keys of which a request must bring one, good for everything; without these and `[keys.NAME]` anyone may ask.",
+    ),
     "ignore_paths": Key(
         PATTERNS, "Regular expressions of paths below /upstream/MODEL that never load the model.", [STATIC_ASSETS]
     ),
     "aliases_in_list": Key(BOOLEAN, "List aliases as entries of their own where models are listed.", False),
     "tls_cert_file": Key(FILLED, "The certificate to serve HTTPS with, in PEM."),
     "tls_key_file": Key(FILLED, "The key of that certificate, in PEM."),
+    **access.SERVER,
     "activity": Key(BOOLEAN, "Record and count requests.", True),
     "metrics_max_in_memory": Key(integer(1), "Requests whose record is kept without a `store`.", 1000),
     "store": Key(FILLED, "A SQLite file to keep the record of requests in; without it, memory."),
@@ -407,6 +405,9 @@ FILE = record(
         "matrix": Key(record(MATRIX), "Sets of models that may be loaded together, in place of groups."),
         "profiles": Key(
             table_of(requiring(record(PROFILE), "pins")), "Other meanings of names, one profile of which may be active."
+        ),
+        "keys": Key(
+            table_of(record(access.KEY), access.key_name), "Keys of which a request must bring one, and what for."
         ),
     }
 )

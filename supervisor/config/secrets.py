@@ -26,8 +26,9 @@ _BEARER = re.compile(r"(?P<kind>\b(?:bearer|basic) +)[\w.~+/=-]{6,}", re.IGNOREC
 _QUERY = re.compile(r"(?P<name>[?&][\w-]*(?:key|token|secret|password)=)[^&\s\"']+", re.IGNORECASE)
 _SHORT_FLAGS = frozenset({"-hft"})
 _IN_TOML = re.compile(
-    r"""(?P<name>["']?[\w.-]*(?:key|token|secret|password|passwd|credentials?)["']?\s*=\s*)(?:"[^"\n]*"|'[^'\n]*')""",
-    re.IGNORECASE,
+    r"""(?P<name>["']?[\w.-]*(?:keys?|token|secrets?|password|passwd|credentials?|sha256)["']?\s*=\s*)"""
+    r"""(?:"{3}.*?"{3}|'{3}.*?'{3}|\[(?:"[^"\n]*"|'[^'\n]*'|[^\]"'])*\]|"[^"\n]*"|'[^'\n]*'|[^\n]+)""",
+    re.IGNORECASE | re.DOTALL,
 )
 _SECRETIVE = r"[\w.-]*(?:keys?|token|secrets?|password|passwd|credentials?)"
 _VALUE = r"""(?P<value>"[^"]*"?|'[^']*'?|[^\s"',]+)"""
@@ -72,6 +73,21 @@ class Redactor:
         return text
 
 
+class Secrets:
+    """Takes the secrets of each config so far out of any text: children of a former one may still tell its."""
+
+    def __init__(self, config: Config) -> None:
+        self._redact = Redactor.of(config)
+
+    def adopt(self, config: Config) -> None:
+        """Those of this config are secret, too."""
+        self._redact = self._redact.and_of(config)
+
+    def __call__(self, text: str) -> str:
+        """The text without them."""
+        return self._redact(text)
+
+
 def redacted(argv: Iterable[str]) -> tuple[str, ...]:
     """The arguments with keys, tokens and URL credentials replaced."""
     shown: list[str] = []
@@ -98,7 +114,8 @@ def keys(config: Config) -> frozenset[str]:
     """Those that clients bring and that peers get, in a header or in their URL."""
     peers = config.peers.values()
     passwords = {word for peer in peers for word in _passwords(peer.proxy)}
-    return frozenset({*config.server.api_keys, *(peer.api_key or "" for peer in peers), *passwords}) - {""}
+    clients = (*config.server.api_keys, *(key.secret or "" for key in config.keys.values()))
+    return frozenset({*clients, *(peer.api_key or "" for peer in peers), *passwords}) - {""}
 
 
 def shown_problem(problem: Problem) -> Problem:

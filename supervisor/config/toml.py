@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from supervisor.config import names
+from supervisor.config.access import check_keys, client_key
 from supervisor.config.filters import filters, merged, request_fields
 from supervisor.config.place import CONTROL, Place, Sheet
 from supervisor.config.policies import groups, matrix
@@ -109,6 +110,7 @@ def _check(root: Place, file: Fields) -> None:
     files = [key for key in ("tls_cert_file", "tls_key_file") if key in _table(file, "server")]
     if len(files) == 1:
         server.child(files[0]).refuse("`tls_cert_file` and `tls_key_file`", "one is nothing without the other")
+    check_keys(root, dict(_tables(file, "keys")))
     default = _table(file, "server").get("default_model")
     if isinstance(default, str) and default not in root.sheet.names:
         _refuse_default(root.child("server").child("default_model"), root.sheet.names)
@@ -176,6 +178,7 @@ def _config(root: Place, file: Fields, base: Path) -> Config:
             if "strategy" in each  # one without has been refused
         },
         profiles={name: _made(Profile, {"pins": {}, **each}) for name, each in _tables(file, "profiles")},
+        keys={name: client_key(name, each) for name, each in _tables(file, "keys")},
     )
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from supervisor.config.clients import ClientKey
     from supervisor.config.problems import Problem
     from supervisor.config.routing import Groups, Matrix
 
@@ -325,7 +326,17 @@ class Server:
     tls_cert_file: str | None = None
     tls_key_file: str | None = None
     api_keys: tuple[str, ...] = ()
-    """Who sends none of them is answered 401; empty: nobody needs one."""
+    """Who sends none of them, and no key of `Config.keys`, is answered 401; without any, nobody needs one."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names in Host besides those that nobody else can give us; `*` is any."""
+    are_hosts_checked_for_models: bool = True
+    """Whether names in Host matter for what pages of any site may ask, too."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks of reverse proxies that are believed about who asked them."""
+    prefix: str = ""
+    """What stands before the paths of requests that come through a reverse proxy."""
+    block_private_urls: bool = False
+    """Whether requests are refused that would make a child fetch from private networks."""
     ignore_paths: tuple[str, ...] = (STATIC_ASSETS,)
     """Patterns of paths below `/upstream/MODEL` that do not load a model."""
     aliases_in_list: bool = False
@@ -358,6 +369,8 @@ class Config:
     peers: Mapping[str, Peer] = field(default_factory=dict)
     selectors: Mapping[str, Selector] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    keys: Mapping[str, ClientKey] = field(default_factory=dict)
+    """The keys of clients, besides `server.api_keys`."""
     routing: Groups | Matrix | None = None
     """Which models may be loaded together, beside `max_loaded`; None: any."""
     memory: Memory | None = None

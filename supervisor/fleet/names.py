@@ -117,6 +117,11 @@ class Names:
             return meaning
         raise ModelNotFound(f"no model is called `{name[:200]}`", hint=self._nearest(name))
 
+    def whole_name(self, name: str) -> str | None:
+        """The model that a name leads to, by its own; None for a choice, and where it leads nowhere."""
+        meaning = self._meanings.get(name)
+        return meaning.whole_name if isinstance(meaning, Target) else None
+
     def split(self, segments: Sequence[str]) -> tuple[Target, int]:
         """The model named by the most segments at the start of a path (`author`, `model`, `v1`, …), and how many.
 

@@ -25,7 +25,8 @@ SCRUBBED = re.compile(
 """Variables of ours that would change a child behind its config (spec: llama-server.md 4; LD_PRELOAD is for us), or let
 it speak to systemd in our name (podman would)."""
 
-SECRETS = {"api-key": "LLAMA_API_KEY", "hf-token": "HF_TOKEN", "hft": "HF_TOKEN"}
+KEY_VARIABLE = "LLAMA_API_KEY"
+SECRETS = {"api-key": KEY_VARIABLE, "hf-token": "HF_TOKEN", "hft": "HF_TOKEN"}
 """Options that go through the environment: argv can be read by every user of the machine."""
 
 PATHS = frozenset(
@@ -79,6 +80,8 @@ class Command:
     stop: tuple[str, ...] = ()
     """What stops it, `${PID}` still in it; empty: a signal, or the end of its stdin."""
 
+    api_key: str | None = field(default=None, repr=False)
+    """What it wants to be sent with each request, and only we know; None: it asks for none, or for its owner's."""
     redact: Callable[[str], str] = field(default=str, compare=False)
     """Takes out the secrets that no flag gives away."""
 
@@ -108,10 +111,12 @@ def llama_command(
     catalogue: Catalogue | None,
     endpoint: Endpoint,
     added: Mapping[str, Option] | None = None,
+    key: str | None = None,
 ) -> Command:
     """The command of a llama-server; `catalogue` None means a wrapper whose flags and protocol are unknown.
 
-    `added` are options of ours, in the place of the model's own.
+    `added` are options of ours, in the place of the model's own. `key` closes a TCP port to everybody but us, unless
+    the owner has given keys.
     """
     options = {**model_options(model, around), **(added or {})}
     options = {key: value for key, value in options.items() if key not in SECRETS}
@@ -120,36 +125,56 @@ def llama_command(
     speaks_protocol = catalogue is not None
     secrets = {SECRETS[key]: _joined(value) for key, value in model.options.items() if key in SECRETS}
     mode = {protocol.SWITCH: "0"} if speaks_protocol else {}
+    has_keys = bool({"api-key", "api-key-file"} & model.options.keys()) or KEY_VARIABLE in model.env
+    key = key if isinstance(endpoint, TcpEndpoint) and not has_keys else None
     return Command(
         argv=(str(binary), *flags.argv(catalogue, options), *_listen(endpoint)),
-        env={**child_environment(around), **secrets, **mode, **model.env},
+        env={**child_environment(around), **secrets, **_closed(key), **mode, **model.env},
         cwd=around.base,
         endpoint=endpoint,
         speaks_protocol=speaks_protocol,
         address=Address(endpoint.host, endpoint.port) if isinstance(endpoint, TcpEndpoint) else None,
+        api_key=key,
     )
 
 
-def raw_command(model: Model, around: Surroundings, *, port: int, program: Path | None = None) -> Command:
+def raw_command(
+    model: Model, around: Surroundings, *, port: int, program: Path | None = None, key: str | None = None
+) -> Command:
     """The command line the config gives for any other server, `port` in place of `${PORT}`.
 
-    `program` is given if it is a llama-server all the same: what it is told stays, but it reports how it loads.
+    `program` is given if it is a llama-server all the same: what it is told stays, but it reports how it loads, and its
+    port is closed with `key`, unless the owner has given keys.
     """
     argv = _words(model.cmd, around, port)
     endpoint = endpoint_of((model.proxy or _ON_LOOPBACK).replace("${PORT}", str(port)))
     speaks_protocol = program is not None and not GIVES_A_MODEL.isdisjoint(argv)
     inherited = child_environment(around) if program else _inherited(around)
     mode = {protocol.SWITCH: "0"} if speaks_protocol else {}
+    is_ours = program is not None and isinstance(endpoint, TcpEndpoint) and not _has_keys(argv, model.env)
+    key = key if is_ours else None
     is_named = _HERE.fullmatch(endpoint.host) and _names(endpoint.port, (*argv, *model.env.values()))
     return Command(
         argv=argv,
-        env={**inherited, **mode, **model.env},
+        env={**inherited, **_closed(key), **mode, **model.env},
         cwd=around.base,
         endpoint=endpoint,
         speaks_protocol=speaks_protocol,
         address=Address(endpoint.host, endpoint.port) if is_named else None,
         stop=_words(model.cmd_stop, around, port),
+        api_key=key,
     )
+
+
+def _closed(key: str | None) -> dict[str, str]:
+    """What makes a llama-server ask for a key: its argv could be read by every user of the machine."""
+    return {KEY_VARIABLE: key} if key is not None else {}
+
+
+def _has_keys(argv: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Whether a llama-server's owner has said which keys it takes, or that it takes any."""
+    flags_given = any(word.partition("=")[0] in {"--api-key", "--api-key-file"} for word in argv)
+    return flags_given or bool({KEY_VARIABLE, "LLAMA_ARG_API_KEY_FILE"} & env.keys())
 
 
 def _words(words: Sequence[str], around: Surroundings, port: int) -> tuple[str, ...]:

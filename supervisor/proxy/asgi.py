@@ -41,13 +41,14 @@ class AsgiCall:
             "http_version": client.version,
             "method": client.method,
             "scheme": self._scheme,
-            "path": client.path,
-            "raw_path": client.raw_path,
+            "path": client.prefix + client.path,
+            "raw_path": client.prefix.encode() + client.raw_path,
             "query_string": client.query,
-            "root_path": "",
+            "root_path": client.prefix,
             "headers": client.headers,
             "client": client.address,
             "server": None,
+            "llama_supervise.client": client,
         }
         try:
             await self._app(scope, self._receive, self._send)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
+from supervisor.access.keys import NO_KEYS
 from supervisor.errors import (
     ModelCrashed,
     ModelUnloaded,
@@ -22,7 +23,8 @@ from supervisor.proxy.opening import NoConnection
 from supervisor.proxy.upstream import IDLE_SECONDS, Upstream
 
 if TYPE_CHECKING:
-    from supervisor.config.values import Model, Timeouts
+    from supervisor.access.keys import KeyRing
+    from supervisor.config.values import Timeouts
     from supervisor.llama.endpoint import Endpoint
     from supervisor.runtime.lease import Lease
     from supervisor.runtime.live import LiveRun
@@ -167,27 +169,29 @@ class PeerBackend:
         return None
 
 
-def local_upstream(run: LiveRun, keys: frozenset[bytes] = frozenset()) -> Upstream:
+def local_upstream(run: LiveRun, keys: KeyRing = NO_KEYS) -> Upstream:
     """The connections to a child; credentials with one of `keys` do not reach it."""
     assert run.endpoint is not None
     timeouts, forwarding = treatment(run, keys)
     return Upstream(run.endpoint, timeouts=timeouts, forwarding=forwarding)
 
 
-def treatment(run: LiveRun, keys: frozenset[bytes]) -> tuple[Timeouts, Forwarding]:
+def treatment(run: LiveRun, keys: KeyRing) -> tuple[Timeouts, Forwarding]:
     """How long a child may take, and what of a request reaches it."""
     assert run.endpoint is not None
     timeouts = run.model.timeouts
     if not run.model.cmd:  # a llama-server of ours
         idle = IDLE_SECONDS if timeouts.idle_connection is None else min(IDLE_SECONDS, timeouts.idle_connection)
         timeouts = replace(timeouts, idle_connection=idle)
-    return timeouts, _forwarding(run.model, run.endpoint, keys)
+    return timeouts, _forwarding(run, run.endpoint, keys)
 
 
-def _forwarding(model: Model, endpoint: Endpoint, keys: frozenset[bytes]) -> Forwarding:
-    if model.proxy is not None:
-        return Forwarding(host=None, base_path=base_path(endpoint), trail=Trail.CONTINUED, own_keys=keys)
-    return Forwarding(own_keys=keys) if keys else AS_IT_CAME
+def _forwarding(run: LiveRun, endpoint: Endpoint, keys: KeyRing) -> Forwarding:
+    key = run.api_key.encode() if run.api_key is not None else None
+    if run.model.proxy is not None:
+        path = base_path(endpoint)
+        return Forwarding(host=None, base_path=path, trail=Trail.CONTINUED, api_key=key, own_keys=keys)
+    return Forwarding(api_key=key, own_keys=keys) if keys or key else AS_IT_CAME
 
 
 def base_path(endpoint: Endpoint) -> bytes:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from supervisor.config.clients import ClientKey
     from supervisor.errors import SupervisorError
     from supervisor.proxy.body_memory import Share
     from supervisor.proxy.heads import Headers
@@ -79,6 +80,7 @@ class Client:
         "address",
         "answer_headers",
         "body_size",
+        "deed",
         "has_begun",
         "headers",
         "is_answered",
@@ -86,10 +88,12 @@ class Client:
         "is_lagging",
         "is_whole",
         "keep_alive",
+        "key",
         "listener",
         "looked_at",
         "method",
         "path",
+        "prefix",
         "query",
         "raw_path",
         "recording",
@@ -121,12 +125,18 @@ class Client:
         self._is_chunked = False
         self.method = method
         self.path, self.raw_path, self.query = target
+        self.prefix = ""
+        """What stood before the path, and belongs before those that the client is sent to."""
         self.headers = headers
         """Names in lower case."""
         self.request_id = request_id
         """What its client, its answer, the log and the model's server call it (`X-Request-Id`); visible ASCII."""
         self.version = version
         self.address = address
+        self.key: ClientKey | None = None
+        """Whose it is; None until it was let in, and where nobody needs a key."""
+        self.deed = ""
+        """What it does, in words for the audit, where its path does not say so."""
         self.body_size = 0
         self.looked_at = 0
         """How much of it there was when somebody last looked for its model."""
@@ -153,6 +163,18 @@ class Client:
         """What is kept of it for the record; None: nothing."""
 
     # The request.
+
+    @property
+    def key_name(self) -> str:
+        """Whose request it is, as the log may say it; empty where nobody needs a key."""
+        return self.key.name if self.key is not None else ""
+
+    def strip(self, prefix: str) -> None:
+        """Take what a reverse proxy has put before the path away from it, if it is there."""
+        start = prefix.encode()
+        if self.raw_path.startswith(start + b"/") and self.path.startswith(f"{prefix}/"):
+            self.prefix = prefix
+            self.path, self.raw_path = self.path[len(prefix) :], self.raw_path[len(start) :]
 
     @property
     def body(self) -> bytes:

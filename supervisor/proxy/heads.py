@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from supervisor.access.keys import CREDENTIALS, NO_KEYS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from supervisor.access.keys import KeyRing
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -60,7 +62,7 @@ class Forwarding:
     trail: Trail = Trail.KEPT
     api_key: bytes | None = None
     """Sent in place of whatever credentials the client has sent."""
-    own_keys: frozenset[bytes] = frozenset()
+    own_keys: KeyRing = NO_KEYS
     """Keys of ours: credentials with one of them go no further."""
 
     def rewritten(self, headers: Headers, address: tuple[str, int] | None) -> Headers:
@@ -73,8 +75,9 @@ class Forwarding:
         return kept
 
     def _passes(self, name: bytes, value: bytes) -> bool:
-        if name in {b"authorization", b"x-api-key"}:
-            return self.api_key is None and _key(name, value) not in self.own_keys
+        if name in CREDENTIALS:
+            is_replaced = self.api_key is not None and name in {b"authorization", b"x-api-key"}
+            return not is_replaced and not self.own_keys.is_in(name, value)
         match self.trail:
             case Trail.KEPT:
                 return True
@@ -124,23 +127,6 @@ def _hops(headers: Headers, address: tuple[str, int] | None) -> bytes:
     if address is not None:
         hops.append(address[0].removeprefix("::ffff:").encode())  # an IPv4 address on a socket for both kinds
     return b", ".join(hops)
-
-
-def _key(name: bytes, value: bytes) -> bytes | None:
-    """The key that a header brings: as it is, of a bearer, or as the password of a user."""
-    if name == b"x-api-key":
-        return value.strip()
-    scheme, _, rest = value.strip().partition(b" ")
-    match scheme.lower():
-        case b"bearer":
-            return rest.strip()
-        case b"basic":
-            try:
-                return base64.b64decode(rest).partition(b":")[2]
-            except binascii.Error:
-                return None
-        case _:
-            return None
 
 
 def response_headers(status: int, headers: Headers, *, is_stream: bool) -> Headers:

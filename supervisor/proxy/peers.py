@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from supervisor.access.keys import KeyRing
 from supervisor.llama.endpoint import endpoint_of
 from supervisor.proxy.backend import PeerBackend, base_path
 from supervisor.proxy.heads import Forwarding, Trail
@@ -25,7 +26,7 @@ class Peers:
     def adopt(self, config: Config) -> None:
         """Let this config hold; answers under way come from where they come."""
         self._peers = config.peers
-        self._keys = frozenset(key.encode() for key in config.server.api_keys)
+        self._keys = KeyRing.of(config)
         for name, backend in tuple(self._backends.items()):
             upstream, peer = backend.upstream, config.peers.get(name)
             if peer is not None and endpoint_of(peer.proxy) == upstream.endpoint:
@@ -58,11 +59,11 @@ class Peers:
         return f"<Peers [{upstreams}]>"
 
 
-def _upstream(peer: Peer, keys: frozenset[bytes]) -> Upstream:
+def _upstream(peer: Peer, keys: KeyRing) -> Upstream:
     return Upstream(endpoint_of(peer.proxy), timeouts=peer.timeouts, forwarding=_forwarding(peer, keys))
 
 
-def _forwarding(peer: Peer, keys: frozenset[bytes]) -> Forwarding:
+def _forwarding(peer: Peer, keys: KeyRing) -> Forwarding:
     endpoint = endpoint_of(peer.proxy)
     return Forwarding(
         host=endpoint.authority.encode(),

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, unquote_to_bytes
 
+from supervisor.access.keys import KeyRing, require_model
 from supervisor.errors import InternalError, InvalidRequest, MethodNotAllowed, ModelNotFound, SupervisorError
 from supervisor.fleet.names import Choice, Target
 from supervisor.fleet.selectors import pick
@@ -25,6 +26,7 @@ from supervisor.proxy.routes import COMFYUI, COMFYUI_MODEL, ROUTES, UPSTREAM, Ro
 from supervisor.proxy.told_lease import told_lease
 
 if TYPE_CHECKING:
+    from supervisor.config.clients import ClientKey
     from supervisor.config.values import Config
     from supervisor.fleet.names import Meaning, Names
     from supervisor.fleet.values import RunId
@@ -74,7 +76,7 @@ class Proxy:
     def adopt(self, config: Config) -> None:
         """Let this config hold; connections to children stay open."""
         self._ignored = [re.compile(pattern) for pattern in config.server.ignore_paths]
-        self._keys = frozenset(key.encode() for key in config.server.api_keys)
+        self._keys = KeyRing.of(config)
         for run, upstream in self._upstreams.items():
             live = self._pool.live_run(run)
             if live is not None:
@@ -100,7 +102,10 @@ class Proxy:
             if client.path in ROUTES:
                 if kind_of(client) is not Source.FORM or ROUTES[client.path].of(client.method) is None:
                     return
-                meaning: Meaning = self._names.resolve(_model_in_form(client))
+                name = _model_in_form(client)
+                meaning: Meaning = self._names.resolve(name)
+                if isinstance(meaning, Target):
+                    require_target(client.key, meaning, name)
                 path = _forwarded(ROUTES[client.path], client)
             else:
                 meaning, path = self._addressed_model(client)
@@ -117,7 +122,7 @@ class Proxy:
             return self._routed(route, client)
         model, rest = self._addressed_model(client)
         if not rest:
-            raise Redirect(client.raw_path + b"/")
+            raise Redirect(client.prefix.encode() + client.raw_path + b"/")
         return _call(client, rest, client.take_body(), model, wakes=self._wakes(client, rest))
 
     def _routed(self, route: Route, client: Client) -> Call:
@@ -134,6 +139,8 @@ class Proxy:
                 self._activity.begin(client, None, client.path, name=asked.model or "")
             raise
         model = meaning if isinstance(meaning, Target) else self._picked(meaning)
+        if client.key is not None:
+            require_target(client.key, model, asked.model)
         if asked.source is Source.JSON and (model.filters or model.rename is not None):
             body = filters.apply(model.filters, body, model=model.rename)
         elif asked.source is Source.FORM and model.rename is not None:
@@ -152,8 +159,11 @@ class Proxy:
     def _addressed_model(self, client: Client) -> tuple[Target, bytes]:
         """The model a path names, and the rest of that path as the client encoded it; raises `ModelNotFound`."""
         if client.path.startswith(COMFYUI):
-            return self._names.model(COMFYUI_MODEL), inside(client.raw_path[len(COMFYUI) - 1 :])
-        return addressed_model(self._names, client.raw_path)
+            model, rest = self._names.model(COMFYUI_MODEL), inside(client.raw_path[len(COMFYUI) - 1 :])
+        else:
+            model, rest = addressed_model(self._names, client.raw_path)
+        require_target(client.key, model)
+        return model, rest
 
     def _wakes(self, client: Client, rest: bytes) -> bool:
         """Whether a request may load its model: what a browser asks for by itself may not."""
@@ -246,6 +256,14 @@ def answer_to(client: Client) -> Answer:
     route = ROUTES.get(client.path)
     dialect = route.dialect if route else dialect_of(client.path)
     return Answer(client, dialect, is_open_to_browsers=route is not None)
+
+
+def require_target(key: ClientKey | None, model: Target, asked: str | None = None) -> None:
+    """Raise `ModelForbidden` unless a key may use a model by the name it is asked for, or any other that it has."""
+    if model.selector is not None:
+        require_model(key, asked, model.selector)
+    else:
+        require_model(key, asked, model.name, model.whole_name)
 
 
 def addressed_model(names: Names, raw_path: bytes) -> tuple[Target, bytes]:

@@ -17,7 +17,7 @@ from supervisor.llama.endpoint import Endpoint, HttpEndpoint, TcpEndpoint, UnixE
 from supervisor.proxy.dialects import error_response
 from supervisor.proxy.disconnect import Disconnect
 from supervisor.proxy.heads import header
-from supervisor.proxy.relay import addressed_model, inside
+from supervisor.proxy.relay import addressed_model, inside, require_target
 from supervisor.proxy.request_id import REQUEST_ID
 from supervisor.proxy.routes import COMFYUI, COMFYUI_MODEL, dialect_of
 
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
     from websockets.asyncio.client import ClientConnection
 
+    from supervisor.config.clients import ClientKey
     from supervisor.fleet.names import Names
     from supervisor.proxy.heads import Headers
+    from supervisor.record.audit import Watcher
+    from supervisor.runtime.live import LiveRun
     from supervisor.runtime.pool import Pool
 
 logger = logging.getLogger("supervisor.proxy")
@@ -44,42 +47,42 @@ class WebSocketProxy:
         self._pool = pool
         self._names = names
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, *, key: ClientKey | None = None) -> None:
+        """Tunnel one whose sender has this key, where keys are needed."""
         client = WebSocket(scope, receive, send)
         try:
-            model, path = self._addressed(scope["raw_path"])
+            model, path = self._addressed(scope["raw_path"], key)
             await client.receive()  # that it wants to connect
             known = self._pool.config.models.get(model)
             if known is not None and known.ignore_websockets:
-                await _tunnel(client, self._ready_endpoint(model), path)
+                await _tunnel(client, self._ready(model), path)
                 return
             lease = None
             with Disconnect(receive):
                 lease = await self._pool.lease(model)
             if lease is not None:
                 with lease as run:
-                    assert run.endpoint is not None
-                    await _tunnel(client, run.endpoint, path)
+                    await _tunnel(client, run, path)
         except SupervisorError as exc:
             await refuse(scope, send, exc)
         except InvalidStatus as exc:
             await _pass_refusal_on(exc, scope, send)
 
-    def _addressed(self, raw_path: bytes) -> tuple[str, str]:
-        """The model and the path at its server; raises `ModelNotFound`."""
+    def _addressed(self, raw_path: bytes, key: ClientKey | None) -> tuple[str, str]:
+        """The model and the path at its server; raises `ModelNotFound`, and `ModelForbidden` by the key."""
         if raw_path.startswith(COMFYUI.encode()):
             model, path = self._names.model(COMFYUI_MODEL), inside(raw_path[len(COMFYUI) - 1 :])
         else:
             model, path = addressed_model(self._names, raw_path)
+        require_target(key, model)
         if model.peer is not None:
             raise ModelNotFound(f"`{model.whole_name}` is a peer's, and websockets go to models of this service only")
         return model.model, path.decode("latin-1") or "/"
 
-    def _ready_endpoint(self, model: str) -> Endpoint:
-        """Where a model that is loaded anyway listens; raises `ModelNotLoaded`."""
+    def _ready(self, model: str) -> LiveRun:
+        """The process of a model that is loaded anyway; raises `ModelNotLoaded`."""
         with self._pool.look(model) as run:
-            assert run.endpoint is not None
-            return run.endpoint
+            return run
 
 
 async def refuse(scope: Scope, send: Send, error: SupervisorError) -> None:
@@ -105,10 +108,10 @@ async def _deny(send: Send, status: int, headers: Headers, body: bytes) -> None:
     await send({"type": "websocket.http.response.body", "body": body})
 
 
-async def _tunnel(client: WebSocket, endpoint: Endpoint, path: str) -> None:
+async def _tunnel(client: WebSocket, run: LiveRun, path: str) -> None:
     query = client.scope["query_string"].decode("latin-1")
     target = f"{path}?{query}" if query else path
-    async with await _child(endpoint, target, client.scope) as child:
+    async with await _child(run, target, client.scope) as child:
         await client.accept(subprotocol=child.subprotocol)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_to_child, client, child, tasks.cancel_scope)
@@ -116,20 +119,22 @@ async def _tunnel(client: WebSocket, endpoint: Endpoint, path: str) -> None:
             tasks.cancel_scope.cancel()
 
 
-async def _child(endpoint: Endpoint, target: str, scope: Scope) -> ClientConnection:
+async def _child(run: LiveRun, target: str, scope: Scope) -> ClientConnection:
     """The child's end; raises `InvalidStatus` if it answers otherwise, and `UpstreamUnreachable` if not at all."""
     try:
-        return await _connected(endpoint, target, scope)
+        assert run.endpoint is not None
+        return await _connected(run.endpoint, target, scope, run.api_key)
     except InvalidStatus:
         raise
     except (OSError, InvalidHandshake) as exc:
         raise UpstreamUnreachable(f"the model's process accepts no websocket at `{target}`: {exc}") from exc
 
 
-def _connected(endpoint: Endpoint, target: str, scope: Scope) -> connect:
+def _connected(endpoint: Endpoint, target: str, scope: Scope, key: str | None) -> connect:
     options: dict[str, Any] = {"max_size": None, "compression": None, "proxy": None}
     options["subprotocols"] = scope.get("subprotocols") or None
-    options["additional_headers"] = {"X-Request-Id": _request_id(scope)}
+    own = {"Authorization": f"Bearer {key}"} if key is not None else {}
+    options["additional_headers"] = {"X-Request-Id": _request_id(scope), **own}
     match endpoint:
         case UnixEndpoint(path):
             return unix_connect(str(path), uri=f"ws://localhost{target}", **options)
@@ -197,14 +202,19 @@ class Upgrade:
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._send = send
+        self.scope = scope
         self.path: str = scope["path"]
         self.raw_path: bytes = scope["raw_path"]
+        self.query: bytes = scope["query_string"]
         self.request_id = _request_id(scope)
         self.headers: Headers = scope["headers"]
         self.version: str = scope["http_version"]
         self.address: tuple[str, int] | None = scope["client"]
         self.status = 0
         self.written = 0
+        self.key: ClientKey | None = None
+        self.deed = ""
+        self.watcher: Watcher | None = None
 
     async def send(self, message: Message) -> None:
         """Send this, and remember what the answer was."""

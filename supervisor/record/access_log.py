@@ -17,6 +17,7 @@ from supervisor.record.own_log import Stamp
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from supervisor.config.clients import ClientKey
     from supervisor.config.values import Server
 
 logger = logging.getLogger("supervisor.access")
@@ -38,6 +39,8 @@ class Request(Protocol):
     def raw_path(self) -> bytes: ...
     @property
     def request_id(self) -> str: ...
+    @property
+    def key(self) -> ClientKey | None: ...
     @property
     def headers(self) -> Headers: ...
     @property
@@ -102,6 +105,7 @@ class JsonAccessLog:
             status,
             extra={
                 "request_id": request.request_id,
+                "key": request.key.name if request.key is not None else None,
                 "address": _printable(remote_ip(request.headers, request.address)),
                 "method": request.method,
                 "path": path,

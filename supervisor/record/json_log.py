@@ -27,7 +27,7 @@ class JsonFormatter(logging.Formatter):
             **facts,
         }
         if record.exc_info and record.exc_info[0] is not None:
-            entry["exception"] = self.formatException(record.exc_info)
+            entry["exception"] = record.exc_text or self.formatException(record.exc_info)
         return _json(entry)
 
 

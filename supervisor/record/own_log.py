@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from supervisor.record.go_time import EXACT, LAYOUTS, format_time
+from supervisor.record.json_log import FACTS
 
 if TYPE_CHECKING:
     import asyncio
@@ -103,6 +104,26 @@ def _priority(level: int) -> int:
 def formatter(time_format: str | None) -> logging.Formatter:
     """What makes a line of a record; None is our own format, any text llama-swap's."""
     return LineFormatter(OURS) if time_format is None else LlamaSwapFormatter(time_format)
+
+
+class Redacting(logging.Filter):
+    """Takes secrets out of what is logged: values of the config stand in many a line, whole ones at level debug."""
+
+    def __init__(self, redact: Callable[[str], str]) -> None:
+        super().__init__()
+        self._redact = redact
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self._redact(record.getMessage()), None
+        for name in FACTS:
+            if isinstance(fact := record.__dict__.get(name), str):
+                record.__dict__[name] = self._redact(fact)
+        if record.exc_info and record.exc_info[0] is not None:
+            record.exc_text = self._redact(_PLAIN.formatException(record.exc_info))
+        return True
+
+
+_PLAIN = LineFormatter()
 
 
 class LineHandler(logging.Handler):

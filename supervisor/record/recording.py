@@ -32,6 +32,10 @@ class Client(Protocol):
     @property
     def method(self) -> str: ...
     @property
+    def request_id(self) -> str: ...
+    @property
+    def key_name(self) -> str: ...
+    @property
     def headers(self) -> Headers: ...
     @property
     def answer_headers(self) -> Headers: ...
@@ -97,9 +101,9 @@ class Recording:
         self.selector = target.selector if target is not None else None
         self.path = path
         self.body = body if most_captured > 0 else None
-        self.request_id: str | None = None
-        self.key_name: str | None = None
-        """The name of the key it came with."""
+        self.request_id = client.request_id
+        self.key_name = client.key_name
+        """The name of the key it came with; empty where nobody needs one."""
         self.is_captured = most_captured > 0
         self._limit = most_captured
         self._done = done

@@ -130,8 +130,8 @@ def row_of(
         first_ms=_ms(recording.began_at, recording.first_at),
         error_msg=_error_of(recording, status)[:LONGEST_MESSAGE],
         cause=_cause_of(recording.error),
-        request_id=recording.request_id or "",
-        key_name=recording.key_name or "",
+        request_id=recording.request_id,
+        key_name=recording.key_name,
         session_id=_session(client.headers, session_headers),
         metadata=_metadata(recording, priorities or {}),
     )

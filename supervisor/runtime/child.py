@@ -246,7 +246,10 @@ class Child:
         return OK
 
     async def _polled(self, path: str) -> int:
-        return await poll_until_healthy(self.command.endpoint, path, patience=self._load_timeout, heard=self._heard)
+        key = self.command.api_key
+        return await poll_until_healthy(
+            self.command.endpoint, path, patience=self._load_timeout, heard=self._heard, key=key
+        )
 
     def _heard(self, status: int) -> None:
         self._status = status

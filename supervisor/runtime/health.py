@@ -36,14 +36,15 @@ async def poll_until_healthy(
     patience: float,
     probe_seconds: float = FIRST_PROBE,
     heard: Callable[[int], None] = lambda _: None,
+    key: str | None = None,
 ) -> int:
     """Return 200 once `path` answers that, or, when it is `none`, once somebody accepts connections.
 
     A server that has answered `patience` seconds long that there is no such path will not change its mind: then that
-    status is returned. `heard` is told every answer, 0 for none.
+    status is returned. `heard` is told every answer, 0 for none. `key` is sent along.
     """
     pause, missing_since = FIRST_PAUSE, None
-    async with await client_of(endpoint) as client:
+    async with await client_of(endpoint, key) as client:
         while True:
             status = 0
             with anyio.move_on_after(probe_seconds) as scope:
@@ -61,8 +62,15 @@ async def poll_until_healthy(
             pause = min(pause * 1.5, LONGEST_PAUSE)
 
 
-async def client_of(endpoint: Endpoint) -> httpx.AsyncClient:
-    """A client of a child's server; it sets no limit to how long anything takes."""
+async def client_of(endpoint: Endpoint, key: str | None = None) -> httpx.AsyncClient:
+    """A client of a child's server that sends it this key; it sets no limit to how long anything takes."""
+    client = await _plain_client_of(endpoint)
+    if key is not None:
+        client.headers["authorization"] = f"Bearer {key}"
+    return client
+
+
+async def _plain_client_of(endpoint: Endpoint) -> httpx.AsyncClient:
     match endpoint:
         case UnixEndpoint(path):
             transport = httpx.AsyncHTTPTransport(uds=str(path), verify=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import socket
 from dataclasses import replace
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("supervisor.launcher")
 
+KEY_BYTES = 32
+"""Of the key that closes a child's port to everybody but us."""
 MUTE_RETRIES = 3
 """How often a start that was refused without a word is tried again to hear the reason; 20 to 60 ms each."""
 
@@ -78,13 +81,16 @@ class Launcher:
         self._redact = Redactor.of(config)
         self.ledger = Ledger(inspector, readings=readings or Machine(), cache_dir=cache_dir)
         """What each model takes of every device."""
-        self.hooks = HookRunner(around, log_of=lambda model: logs.writer(model, 0), redact=self._redact)
+        self.hooks = HookRunner(around, log_of=lambda model: logs.writer(model, 0), redact=self._hide)
         """The owner's commands around the life of each model."""
         self._tuner = Tuner(inspector, cache_dir)
         self._warmer = Warmer(inspector)
         self._roster = roster or Roster()
         self._running: dict[int, LiveRun] = {}
         """The runs whose children live."""
+
+    def _hide(self, text: str) -> str:
+        return self._redact(text)
 
     def adopt(self, config: Config) -> None:
         """Start children by this config; what was found of models that are others now is forgotten.
@@ -237,15 +243,23 @@ class Launcher:
                 catalogue=inspection.catalogue,
                 endpoint=self._endpoint(model, run),
                 added=added,
+                key=secrets.token_urlsafe(KEY_BYTES),
             )
-        return replace(command, env={**command.env, MARK: self._roster.mark(run)}, redact=self._redact)
+        return replace(command, env={**command.env, MARK: self._roster.mark(run)}, redact=self._redactor(command))
+
+    def _redactor(self, command: Command) -> Callable[[str], str]:
+        """Takes secrets out of a text, that of this child among them."""
+        if command.api_key is None:
+            return self._redact
+        return Redactor((*self._redact.values, command.api_key))
 
     def _raw_command(self, model: Model) -> Command:
         port = model.port or free_port()
         command = raw_command(model, self._around, port=port)
         program = _program(command)
         if is_llama_server(program):
-            command = raw_command(model, self._around, port=port, program=program)
+            key = secrets.token_urlsafe(KEY_BYTES)
+            command = raw_command(model, self._around, port=port, program=program, key=key)
         return command
 
     async def _greet(self, live: LiveRun, is_ready: anyio.Event) -> None:
@@ -270,7 +284,7 @@ class Launcher:
                 load_timeout=model.load_timeout,
                 load_limit=model.load_limit,
                 stop_timeout=lambda: self._stop_timeout(live.model),
-                redact=self._redact,
+                redact=command.redact,
                 log=self.logs.writer(model.id, live.id),
                 on_line=lambda text: listen(live, text),
                 on_ready=on_ready,

@@ -105,6 +105,11 @@ class LiveRun:
     def pid(self) -> int | None:
         return self.child.pid if self.child else None
 
+    @property
+    def api_key(self) -> str | None:
+        """What its server wants to be sent with each request; only we know it."""
+        return self.child.command.api_key if self.child else None
+
     def visit(self, now: float) -> None:
         """It is used after another one was; its first visit is what it was started for."""
         if self.was_visited:

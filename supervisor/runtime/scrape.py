@@ -48,17 +48,17 @@ class Scraper:
         model = live.model.id
         try:
             with anyio.fail_after(PATIENCE_SECONDS):
-                found[model] = await self._text(live.id, endpoint)
+                found[model] = await self._text(live, endpoint)
         except (httpx.HTTPError, OSError, TimeoutError) as exc:
             logger.debug("no metrics of %s: %s", model, exc)
         if live.id in self._without:
             del found[model]
 
-    async def _text(self, run: int, endpoint: Endpoint) -> str | None:
+    async def _text(self, live: LiveRun, endpoint: Endpoint) -> str | None:
         """What it says; None if it says nothing, or too much."""
-        async with await client_of(endpoint) as client, client.stream("GET", "/metrics") as answer:
+        async with await client_of(endpoint, live.api_key) as client, client.stream("GET", "/metrics") as answer:
             if answer.status_code in HAS_NONE or "text" not in answer.headers.get("content-type", ""):
-                self._without.add(run)
+                self._without.add(live.id)
                 return None
             answer.raise_for_status()
             body = b""

@@ -58,15 +58,10 @@ class Scene:
         self.names = Names(pool.config)
         self.logs = Logs(pool.config.server.log_buffer)
         self.in_flight = InFlight(bus)
-        self.refused: Exception | None = None
         service: Any = SimpleNamespace(
             config=pool.config, names=self.names, pool=pool, logs=self.logs, in_flight=self.in_flight
         )
-        self.events = Events(service, bus, self._require, **options)
-
-    def _require(self, request: object) -> None:
-        if self.refused is not None:
-            raise self.refused
+        self.events = Events(service, bus, **options)
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[Messages]:
@@ -161,15 +156,6 @@ async def test_head() -> None:
 
         assert answer.headers["content-type"] == "text/event-stream"
         assert not scene.bus.is_heard
-
-
-async def test_who_may_not() -> None:
-    """Who may not watch is refused before anything is told."""
-    async with a_scene() as scene:
-        scene.refused = PermissionError()
-
-        with pytest.raises(PermissionError):
-            await scene.events.stream(request("/api/events"))
 
 
 async def test_states() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from supervisor.api.logs import LogRoutes
 from supervisor.config.values import Config, Console, Model, Peer, Server
-from supervisor.errors import Forbidden, InvalidRequest, ModelNotFound
+from supervisor.errors import InvalidRequest, ModelNotFound
 from supervisor.fleet.names import Names
 from supervisor.runtime.logs import LINE_OVERHEAD, Logs
 from tests.api.watching import reading, request
@@ -22,8 +22,6 @@ from tests.proxy.conftest import fake_cmd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from starlette.requests import Request
 
     from tests.conftest import RunningService
 
@@ -44,13 +42,8 @@ class Scene:
         self.logs = Logs(limit, console)
         self.logs.proxy.append("ours")
         self.logs.writer("author/model", 1)("stderr", "theirs ✓")
-        self.is_open = True
         service: Any = SimpleNamespace(config=config, names=Names(config), logs=self.logs)
-        self.routes = LogRoutes(service, self._require)
-
-    def _require(self, _: Request) -> None:
-        if not self.is_open:
-            raise Forbidden("no")
+        self.routes = LogRoutes(service)
 
     async def text(self, path: str, name: str | None = None) -> str:
         route = self.routes.shown if name is None else self.routes.one
@@ -201,16 +194,6 @@ async def test_a_peers_model(name: str) -> None:
     """What a peer's model prints is not here."""
     with pytest.raises(InvalidRequest, match="peer `far`"):
         await Scene().routes.stream(request("/logs/stream/x", name=name))
-
-
-@pytest.mark.parametrize("route", ["shown", "one", "stream"])
-async def test_who_may_not(route: str) -> None:
-    """Logs are for those who may manage."""
-    scene = Scene()
-    scene.is_open = False
-
-    with pytest.raises(Forbidden):
-        await getattr(scene.routes, route)(request("/logs", name="proxy"))
 
 
 # The following need the wiring: `LogRoutes` among the routes of a running service.

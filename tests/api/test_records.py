@@ -79,7 +79,8 @@ def samples(http: httpx.Client) -> dict[tuple[str, tuple[tuple[str, str], ...]],
 
 def test_a_row(http: httpx.Client) -> None:
     """A row has llama-swap's fields, the model's real name, and what else we know."""
-    assert ask(http, model="other name", usage=USAGE).status_code == 200
+    answer = ask(http, model="other name", usage=USAGE)
+    assert answer.status_code == 200
     row = newest(http)
 
     assert row.pop("id") > 0
@@ -100,6 +101,8 @@ def test_a_row(http: httpx.Client) -> None:
             "tokens_per_second": -1,
         },
         "has_capture": True,
+        "request_id": answer.headers["x-request-id"],
+        "key_name": "api_keys[0]",
         "session_id": "s1",
         "metadata": {"fifo_priority": "0"},
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import deque
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -31,6 +32,7 @@ def scope(path: str, query: str = "", *, method: str = "GET", version: str = "1.
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         "client": ("127.0.0.1", 5),
         "path_params": {},
+        "llama_supervise.client": SimpleNamespace(key=None, deed=""),
     }
 
 

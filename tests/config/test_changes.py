@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.config.changes import AT_START, LAUNCH, Plan, adopted, needs_another_run, plan
+from supervisor.config.clients import ClientKey, digest_of
 from supervisor.config.routing import Group, Groups
 from supervisor.config.values import (
     Capabilities,
@@ -113,10 +114,16 @@ SETTINGS: dict[str, Any] = {
     "store": "store",
     "session_id_headers": (),
     "performance": Performance(disabled=True),
+    "allowed_hosts": ("example.com",),
+    "are_hosts_checked_for_models": False,
+    "trusted_proxies": ("10.0.0.0/8",),
+    "prefix": "/llm",
+    "block_private_urls": True,
 }
 """Another value for every key of the server."""
 
 TABLES: dict[str, dict[str, Any]] = {
+    "keys": {"phone": ClientKey("phone", digest_of(SECRET), secret=SECRET)},
     "peers": {"far": Peer("http://far", ("m",), api_key=SECRET)},
     "selectors": {"any": Selector(Strategy.PIN, ("a",))},
     "profiles": {"night": Profile({"llm": "a"})},

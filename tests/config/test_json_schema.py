@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from supervisor.config import json_schema
+from supervisor.config import access, json_schema
+from supervisor.config.clients import ClientKey
 from supervisor.config.options import OPTIONS, SAMPLING
 from supervisor.config.place import Place, Sheet
 from supervisor.config.quantities import Address
@@ -104,7 +105,7 @@ def test_references_lead_somewhere_and_patterns_compile() -> None:
 @pytest.mark.parametrize(
     ("table", "type_", "made_of_others"),
     [
-        (SERVER, Server, {"host", "port", *LLAMA_SWAP_ONLY}),
+        (SERVER, Server, {"host", "port", "are_hosts_checked_for_models", *LLAMA_SWAP_ONLY}),
         (MODEL, Model, {"id", "options", "filters", "filters_by_name", "shown_cmd", "port", "overload"}),
         (VARIANT, Variant, {"filters"}),
         (PEER, Peer, {"filters", "filters_by_name"}),
@@ -115,13 +116,13 @@ def test_references_lead_somewhere_and_patterns_compile() -> None:
         (TIMEOUTS, Timeouts, set()),
         (HOOKS, Hooks, set()),
         (CAPABILITIES, Capabilities, set()),
+        (access.KEY, ClientKey, {"name", "digest", "secret"}),
     ],
 )
 def test_keys_and_fields_have_the_same_names(table: dict[str, Any], type_: type[Any], made_of_others: set[str]) -> None:
     """Every field can be written, and every key ends up in a field."""
-    turned = {"listen", "priority", "set_params", "set_params_by_name", "strip_params"} | (
-        {"sampling"} if type_ is Variant else set()
-    )
+    turned = {"listen", "priority", "set_params", "set_params_by_name", "strip_params"}
+    turned |= {"sampling"} if type_ is Variant else {"key", "sha256"} if type_ is ClientKey else set()
 
     assert table.keys() - turned == {each.name for each in fields(type_)} - made_of_others
     assert {each.name for each in fields(Filters)} == {"strip", "defaults", "force"}

@@ -76,6 +76,8 @@ def test_everything() -> None:
         log_time_format="rfc3339",
         log_to_stdout=Console.BOTH,
         api_keys=("sk-first", "sk-second"),
+        allowed_hosts=("*",),
+        are_hosts_checked_for_models=False,
         ignore_paths=(r"\.(?:woff2|map)$",),
         aliases_in_list=True,
         start_port=9000,

@@ -22,7 +22,14 @@ from supervisor.config.values import (
 )
 from tests.config.swap_files import BASE, config, model, problems, text_of, warnings
 
-DEFAULTS = Server(max_loaded=1, host="", management=Management.PRIVATE, log_time_format="", capture_buffer=5 * 1024**2)
+DEFAULTS = Server(
+    max_loaded=1,
+    host="",
+    management=Management.PRIVATE,
+    are_hosts_checked_for_models=False,
+    log_time_format="",
+    capture_buffer=5 * 1024**2,
+)
 PLAIN = Model(
     "m",
     cmd=("serve", "5800"),
@@ -82,7 +89,7 @@ def test_defaults_of_a_model() -> None:
         ("includeAliasesInList: yes", replace(DEFAULTS, aliases_in_list=True)),
         ("unloadTimeout: 3", replace(DEFAULTS, stop_timeout=3.0)),
         ("unloadTimeout: 0", DEFAULTS),
-        ("apiKeys: [a, 0123]", replace(DEFAULTS, api_keys=("a", "0123"))),
+        ("apiKeys: [a, 0123]", replace(DEFAULTS, api_keys=("a", "0123"), allowed_hosts=("*",))),
         ("upstream: {ignorePaths: []}", DEFAULTS),
         (r"upstream: {ignorePaths: ['^/a[[:digit:]]\z']}", replace(DEFAULTS, ignore_paths=(r"^/a[0-9]\Z",))),
         ("healthCheckTimeout: 5.9\nglobalTTL: ~", DEFAULTS),

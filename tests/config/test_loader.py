@@ -80,9 +80,9 @@ def test_the_example_loads_and_works_for_the_demo() -> None:
 
 def test_what_the_example_has_to_copy_from_works_too() -> None:
     """Taking away the `# ` in front of an example gives a valid config."""
-    text = re.sub(r"(?m)^# (\[models\.|[a-z_-]+ = )", r"\1", EXAMPLE.read_text("utf-8"))
+    text = re.sub(r"(?m)^# (\[models\.|\[keys\.|[a-z_-]+ = )", r"\1", EXAMPLE.read_text("utf-8"))
 
-    config = parse(text, base=Path("/"), environ={"HF_TOKEN": "t"})
+    config = parse(text, base=Path("/"), environ={"HF_TOKEN": "t", "PHONE_KEY": "k"})
 
     assert len(config.models) == 8
     assert "mmproj" in config.models["gemma-3-4b"].options

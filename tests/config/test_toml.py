@@ -525,7 +525,7 @@ def test_a_default_model_that_is_not_there() -> None:
         (
             "zzz = 1",
             "zzz: expected a key of this file, found `zzz`; hint: the keys are server, memory, defaults, models, "
-            "peers, selectors, groups, matrix, profiles",
+            "peers, selectors, groups, matrix, profiles, keys",
         ),
     ],
 )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from supervisor.access.keys import KeyRing
+from supervisor.config.clients import ClientKey, digest_of
 from supervisor.config.values import Filters, Model, Timeouts
 from supervisor.fleet.names import Target
 from supervisor.fleet.values import Phase, Run, RunId
@@ -237,19 +239,19 @@ async def test_idle_connections(model: Model, seconds: float) -> None:
     assert upstream.response_header == model.timeouts.response_header
 
 
-OWN_KEYS = frozenset((b"k",))
+OWN_KEYS = KeyRing((ClientKey("k", digest_of("k")),))
 
 
 @pytest.mark.parametrize(
     ("model", "endpoint", "keys", "forwarding"),
     [
-        (Model("m"), UNIX, frozenset(), AS_IT_CAME),
-        (Model("m", cmd=("server",)), TcpEndpoint(1), frozenset(), AS_IT_CAME),
+        (Model("m"), UNIX, KeyRing(), AS_IT_CAME),
+        (Model("m", cmd=("server",)), TcpEndpoint(1), KeyRing(), AS_IT_CAME),
         (Model("m"), UNIX, OWN_KEYS, Forwarding(own_keys=OWN_KEYS)),
         (
             Model("m", cmd=("server",), proxy="http://localhost:1"),
             TcpEndpoint(1, "localhost"),
-            frozenset(),
+            KeyRing(),
             Forwarding(host=None, trail=Trail.CONTINUED),
         ),
         (
@@ -260,7 +262,7 @@ OWN_KEYS = frozenset((b"k",))
         ),
     ],
 )
-async def test_heads(model: Model, endpoint: Endpoint, keys: frozenset[bytes], forwarding: Forwarding) -> None:
+async def test_heads(model: Model, endpoint: Endpoint, keys: KeyRing, forwarding: Forwarding) -> None:
     """A model with a `proxy` sees the host and the way of a request; others do not; none sees our keys."""
     upstream = local_upstream(run_of(model, endpoint), keys)
 

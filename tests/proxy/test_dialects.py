@@ -36,8 +36,13 @@ PASSING = Failure(
 
 EVERY_ERROR: list[tuple[SupervisorError, int, str, str]] = [
     (errors.InvalidRequest("m"), 400, "invalid_request_error", "invalid_request_error"),
+    (errors.PrivateUrl("m"), 400, "invalid_request_error", "invalid_request_error"),
     (errors.Unauthorized("m"), 401, "authentication_error", "authentication_error"),
     (errors.Forbidden("m"), 403, "permission_error", "permission_error"),
+    (errors.HostRefused("m"), 403, "permission_error", "permission_error"),
+    (errors.SiteRefused("m"), 403, "permission_error", "permission_error"),
+    (errors.ScopeMissing("m"), 403, "permission_error", "permission_error"),
+    (errors.ModelForbidden("m"), 403, "permission_error", "permission_error"),
     (errors.ModelNotFound("m"), 404, "invalid_request_error", "not_found_error"),
     (errors.RouteNotFound("m"), 404, "invalid_request_error", "not_found_error"),
     (errors.NoModelNamed("m"), 404, "invalid_request_error", "not_found_error"),
@@ -49,6 +54,8 @@ EVERY_ERROR: list[tuple[SupervisorError, int, str, str]] = [
     (errors.ConfigRejected("m", problems=("p",)), 422, "invalid_request_error", "api_error"),
     (errors.QueueFull("m"), 429, "rate_limit_error", "rate_limit_error"),
     (errors.ConcurrencyLimit("m"), 429, "rate_limit_error", "rate_limit_error"),
+    (errors.RateLimited("m"), 429, "rate_limit_error", "rate_limit_error"),
+    (errors.KeyBusy("m"), 429, "rate_limit_error", "rate_limit_error"),
     (errors.HeadTooLarge("m"), 431, "invalid_request_error", "api_error"),
     (errors.InternalError("m"), 500, "server_error", "api_error"),
     (errors.UpstreamUnreachable("m"), 502, "server_error", "api_error"),

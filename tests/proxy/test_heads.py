@@ -6,6 +6,8 @@ import base64
 
 import pytest
 
+from supervisor.access.keys import KeyRing
+from supervisor.config.clients import ClientKey, digest_of
 from supervisor.proxy.encodings import readable
 from supervisor.proxy.heads import Forwarding, Headers, Trail, header, is_event_stream, request_head, response_headers
 
@@ -46,7 +48,7 @@ def test_request_headers_of_one_hop_stay(name: bytes) -> None:
 # What one server gets to see, another not.
 
 ADDRESS = ("192.168.0.9", 5555)
-KEYS = frozenset((b"ours", b"ours too"))
+KEYS = KeyRing((ClientKey("one", digest_of("ours")), ClientKey("two", digest_of("ours too"))))
 
 
 def forwarded(
@@ -128,14 +130,13 @@ def basic(text: bytes) -> bytes:
 OTHERS = [
     (b"authorization", b"Bearer theirs"),
     (b"authorization", b"Bearer"),
-    (b"authorization", b"ours"),
-    (b"authorization", b"Digest ours"),
+    (b"authorization", b"theirs"),
     (b"authorization", b"Basic !"),
-    (b"authorization", basic(b"ours:theirs")),
-    (b"authorization", basic(b"ours")),
+    (b"authorization", basic(b"theirs:theirs")),
+    (b"authorization", basic(b"ours theirs")),
     (b"x-api-key", b"theirs"),
     (b"x-api-key", b""),
-    (b"api-key", b"ours"),
+    (b"api-key", b"theirs"),
 ]
 OURS = [
     (b"authorization", b"Bearer ours"),
@@ -144,6 +145,12 @@ OURS = [
     (b"authorization", b"BASIC " + basic(b":ours too")[6:]),
     (b"x-api-key", b"ours"),
     (b"x-api-key", b" ours too"),
+    (b"authorization", b"ours"),
+    (b"authorization", b"Digest ours"),
+    (b"authorization", basic(b"ours:theirs")),
+    (b"authorization", basic(b"ours")),
+    (b"api-key", b"ours"),
+    (b"x-goog-api-key", b"Bearer ours"),
 ]
 
 

@@ -150,3 +150,26 @@ def test_unloaded(service: RunningService) -> None:
         socket.send("again")
 
         assert socket.recv(DEADLINE) == "again"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("key", ["only-we-know", None])
+async def test_a_key_of_its_server(key: str | None) -> None:
+    """A server that asks for a key only we know gets it with a websocket too."""
+    from websockets.asyncio.server import ServerConnection, serve
+
+    from supervisor.llama.endpoint import TcpEndpoint
+    from supervisor.proxy.websocket import _connected
+
+    seen: list[str | None] = []
+
+    async def answer(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        seen.append(connection.request.headers.get("authorization"))
+
+    async with serve(answer, "127.0.0.1", 0) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        async with _connected(TcpEndpoint(port), "/ws", {"headers": []}, key) as child:
+            await child.wait_closed()
+
+    assert seen == ([f"Bearer {key}"] if key else [None])

@@ -11,6 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from supervisor.config.clients import ClientKey
 from supervisor.config.values import Filters, Server
 from supervisor.errors import RecordBusy, UpstreamUnreachable
 from supervisor.fleet.names import Target
@@ -98,6 +99,22 @@ def serve(activity: Activity, count: int = 1) -> None:
         activity.begin(client, TARGET, CHAT)
         client.begin(200, [(b"content-length", b"0")])
         client.finish()
+
+
+async def test_whose_request_it_was() -> None:
+    """A row carries the name of the key and of the request, and the key itself nowhere."""
+    activity = activity_of(Store(None, 10))
+    with activity:
+        client = client_of()
+        client.key, client.request_id = ClientKey("phone", b"digest", secret="sk-phone-1234"), "r-1"
+        activity.begin(client, TARGET, CHAT)
+        client.begin(200, [(b"content-length", b"0")])
+        client.finish()
+        await activity.settle()
+        rows, _ = await activity.page(Query())
+
+    assert [(each.row.key_name, each.row.request_id) for each in rows] == [("phone", "r-1")]
+    assert "sk-phone-1234" not in repr(rows)
 
 
 async def test_a_slow_disk() -> None:

@@ -80,7 +80,9 @@ def test_the_journal() -> None:
     """Each line for the journal begins with its priority, and leaves out what the journal knows."""
     form = JournalFormatter(LineFormatter(IN_JOURNAL))
 
-    assert form.format(record("one\ntwo", level=logging.WARNING)) == "<4>supervisor.pool: one\\ntwo"
+    assert form.format(record("one\ntwo", level=logging.WARNING)) == r"<4>supervisor.pool: one\ntwo"
+    broken = record("one", level=logging.WARNING, exc_text="Traceback:\n  two")
+    assert form.format(broken) == "<4>supervisor.pool: one\n<4>Traceback:\n<4>  two"
     assert form.format(record("x", level=logging.DEBUG, request_id="r-1")) == "<7>supervisor.pool: x (request r-1)"
     assert form.format(record("x", level=logging.CRITICAL)).startswith("<2>")
 

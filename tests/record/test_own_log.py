@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sys
 
 import anyio.to_thread
 import pytest
 
-from supervisor.record.own_log import LineHandler, Stamp, formatter
+from supervisor.record.json_log import JsonFormatter
+from supervisor.record.own_log import LineHandler, Redacting, Stamp, formatter
 
 pytestmark = pytest.mark.anyio
 
@@ -62,6 +64,32 @@ async def test_lines() -> None:
     handler.handle(broken)
 
     assert lines == [r"[INFO] one\ntwo \udcff", "Traceback:", "  ?"]
+
+
+async def test_secrets() -> None:
+    """A secret in a line is replaced, wherever it came from."""
+    lines: list[str] = []
+    handler = LineHandler(lines.append, asyncio.get_running_loop(), formatter(""))
+    handler.addFilter(Redacting(lambda text: text.replace("sk-1234", "[redacted]")))
+    said = logging.LogRecord("supervisor.pool", logging.INFO, "", 0, "%s of %r", ("sk-1234", ["sk-1234"]), None)
+    handler.handle(said)
+
+    assert lines == ["[INFO] [redacted] of ['[redacted]']"]
+
+
+def test_secrets_beside_the_words() -> None:
+    """Nor does it stand in a fact or a traceback, in lines for people and in those for programs."""
+    try:
+        raise ValueError("sk-1234 is no key")
+    except ValueError:
+        said = logging.LogRecord("supervisor.pool", logging.ERROR, "", 0, "bug", (), sys.exc_info())
+    said.path = "/sk-1234"
+    Redacting(lambda text: text.replace("sk-1234", "[redacted]")).filter(said)
+
+    for text in (JsonFormatter().format(said), formatter("").format(said)):
+        assert "sk-1234" not in text
+        assert "ValueError: [redacted] is no key" in text
+    assert '"path": "/[redacted]"' in JsonFormatter().format(said)
 
 
 async def test_other_threads() -> None:

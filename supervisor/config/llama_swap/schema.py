@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from supervisor.config.access import hidden
 from supervisor.config.filters import path
 from supervisor.config.kinds import list_of, not_empty, requiring
 from supervisor.config.llama_swap.kinds import (
@@ -239,7 +240,7 @@ FILE = {
     "globalTTL": Key(SECONDS, "[defaults] ttl", "0", "0 is never"),
     "unloadTimeout": Key(SECONDS, "[defaults] unload_timeout", "10"),
     "macros": Key(TABLE, "", "", "`${NAME}` in values"),
-    "apiKeys": Key(list_of(of(_api_key)), "[server] api_keys"),
+    "apiKeys": Key(list_of(hidden(of(_api_key))), "[server] api_keys"),
     "upstream": Key(fields_of(UPSTREAM), ""),
     "models": Key(mapping_of(requiring(fields_of(MODEL), "cmd")), ""),
     "groups": Key(GROUPS_KIND, "", "", "now `routing.router.settings.groups`"),

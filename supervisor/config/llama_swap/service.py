@@ -42,6 +42,9 @@ def server(root: Place, file: Mapping[str, object], names: Mapping[str, str]) ->
     return Server(
         host="",
         management=Management.PRIVATE,
+        # llama-swap answers by any name. A page that makes its own lead here has no key, and may use models anyway.
+        allowed_hosts=("*",) if fields.get("api_keys") else (),
+        are_hosts_checked_for_models=False,
         stop_timeout=unload_timeout(file),
         preload=_preload(root, file, names),
         store=cast("str | None", _table(file, "store").get("path")),
