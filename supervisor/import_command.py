@@ -19,6 +19,7 @@ from supervisor.config.values import Config, Model
 from supervisor.importing import folder, llama_swap, preset, proof
 from supervisor.importing.preset import Preset
 from supervisor.importing.source import Source
+from supervisor.llama.command import KEY_VARIABLE
 from supervisor.local_commands import launcher_of
 from supervisor.runtime.marks import MARK
 
@@ -196,7 +197,8 @@ async def _command(model: Model, config: Config) -> Command:
 
 
 def _unmarked(command: Command) -> Command:
-    return replace(command, env={name: value for name, value in command.env.items() if name != MARK})
+    ours = {MARK, KEY_VARIABLE} if command.api_key is not None else {MARK}
+    return replace(command, env={name: value for name, value in command.env.items() if name not in ours})
 
 
 # What is told.

@@ -384,7 +384,8 @@ class World(RuleBasedStateMachine):
         """FIFO within a model; and nobody who waits to be loaded longer than `max_wait` is overtaken by a `Grant`.
 
         To wait to be loaded is to have no run, or one that is leaving. Who goes to a run that is not in the way of that
-        overtakes nobody. A victim takes a request only if it is in nobody's way ahead, that is, if it was given back.
+        overtakes nobody. A victim takes a request only if it is in nobody's way ahead, that is, if it was given back;
+        where two wait, it may have been the victim of the one behind.
         """
         arrivals = self.in_order((*before.queue, event.ticket) if isinstance(event, Requested) else before.queue)
         places = {ticket.id: place for place, ticket in enumerate(arrivals)}
@@ -394,8 +395,12 @@ class World(RuleBasedStateMachine):
             ahead = [arrivals[place] for place in range(places[ticket]) if arrivals[place].id in self.waiting]
             assert all(other.model != run.model.id for other in ahead)
             blocked = [other for other in ahead if self.is_in_the_way(run, other, before)]
+            if isinstance(event, Reconfigured):
+                continue  # what stands in whose way is another matter then
             assert not any(self.is_overdue(other, before) for other in blocked)
-            if run.retiring is Reason.EVICTED and self.known(run_id).retiring is Reason.EVICTED:
+            cold = {other.model for other in arrivals if self.waits_for_room(other, before)}
+            was_given_back = self.known(run_id).retiring is not Reason.EVICTED
+            if run.retiring is Reason.EVICTED and not was_given_back and len(cold) == 1:
                 assert not any(self.waits_for_room(other, before) for other in blocked)
         for _, run_id in granted:
             own = [places[ticket] for ticket, other in granted if other == run_id]
