@@ -39,6 +39,12 @@ logger = logging.getLogger("supervisor.record")
 KIND = "activity"
 BATCH_SECONDS = 0.2
 """From the end of a request until its row is there."""
+BUSY = 50
+"""Requests that end within that time, from which on their rows wait for a pause,"""
+MOST_RESTS = 5
+"""but not for more than so many times that long,"""
+MOST_RESTING = 5000
+"""nor when so many wait."""
 MOST_AT_ONCE = 500
 """Requests of one transaction."""
 MOST_WHOLE = 1000
@@ -80,6 +86,8 @@ class Activity:
         self._store = store or Store(path, server.metrics_max_in_memory)
         self._queue: deque[Recording] = deque()
         self._questions: deque[Callable[[], None]] = deque()
+        self._rest = 0
+        """How often the thread may still be kept from its work."""
         self._is_due = False
         """Whether the thread is going to look at the queue."""
         self._is_ending = False
@@ -128,7 +136,18 @@ class Activity:
         self._queue.append(recording)
         if not self._is_due:
             self._is_due = True
-            self._loop.call_later(BATCH_SECONDS, self._work.set)
+            self._rest = MOST_RESTS
+            self._loop.call_later(BATCH_SECONDS, self._look, waiting)
+
+    def _look(self, before: int) -> None:
+        """Let the thread work in the pauses of busy times: what it does then, requests do not have to wait for."""
+        waiting = len(self._queue)
+        is_busy = waiting - before > BUSY
+        if is_busy and self._rest and waiting < MOST_RESTING:
+            self._rest -= 1
+            self._loop.call_later(BATCH_SECONDS, self._look, waiting)
+        else:
+            self._work.set()
 
     async def page(self, query: Query) -> tuple[list[StoredRow], int]:
         """The rows of a page, and how many there are on all pages; raises `RecordBusy`."""
