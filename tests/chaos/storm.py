@@ -28,7 +28,7 @@ RECOVERY = 90.0
 """Seconds in which every model has to serve again once nothing is broken any more."""
 QUIET = 7.0
 """Seconds in which idle connections to children close."""
-MEGABYTES = 48.0
+MEGABYTES = 80
 """Growth that is no leak: rings of logs that fill, and what the allocator keeps."""
 FEW = 2
 """File descriptors that may be open for a moment."""
