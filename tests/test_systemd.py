@@ -241,6 +241,13 @@ def test_a_service_and_systemd(start: Callable[..., RunningService], tiny: Path,
     service.process.send_signal(signal.SIGCONT)
     init.until("WATCHDOG=1")
 
+    service.process.send_signal(signal.SIGHUP)
+    reload = init.until("READY=1")
+    assert [told.split("\n")[0] for told in reload if told.startswith(("RELOADING", "READY"))] == [
+        "RELOADING=1",
+        "READY=1",
+    ]
+
     assert service.stop() == 0
     assert init.until("STOPPING=1")[-1] == "STOPPING=1\nEXTEND_TIMEOUT_USEC=43000000"
 
