@@ -261,6 +261,35 @@ def test_second_time_is_the_last() -> None:
     scene.when(Exited("b", out_of_memory("b")), at=8).then(Refuse("b1", ModelFailed))
 
 
+def test_it_is_tried_once_more_and_not_until_the_house_is_empty() -> None:
+    """What a model needs twice as much of as the books say is not found by evicting everybody."""
+    takes = {name: {"CUDA0": 4} for name in "abc"}
+    scene = house("a", "b", "c", takes=takes, memory=budget(CUDA0=12))
+    loaded(scene, "a", "b", free={"CUDA0": 12})
+    scene.when(Requested("c1"), at=5).when(seen({"CUDA0": 4}, CUDA0=12)).when(Exited("c", out_of_memory("c")), at=6)
+    scene.when(Exited("a"), at=7).when(seen({"CUDA0": 8}, CUDA0=12)).then(Spawn("c"))
+
+    scene.when(Exited("c", out_of_memory("c")), at=8).then(Refuse("c1", ModelFailed))
+    assert scene.run("b").is_open
+
+
+def test_reserve_is_left_to_others_by_the_machine_s_reading_too() -> None:
+    """There is room by the ledger, and 5 GiB are free; but 2 of them are not for us."""
+    scene = house("a", takes={"a": {HOST: 4}}, memory=budget(reserve=2))
+
+    scene.when(seen({HOST: 5}, host=16)).when(Requested("a1")).then(Refuse("a1", CannotFit))
+
+
+def test_busy_model_that_was_just_loaded_goes_on_for_a_while() -> None:
+    """Two models that are asked for all the time do not swap with every request."""
+    scene = given("a", "b", min_residency=10.0).has("a").when(Requested("a1"), at=1).when(Requested("b1"), at=1)
+
+    scene.when(Requested("a2"), at=2).then(Grant("a2", "a"))
+    assert scene.deadline == 10
+    scene.when(Tick(), at=10).then()
+    assert scene.run("a").is_leaving
+
+
 # Words.
 
 
