@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from supervisor.record.bus import Bus
     from supervisor.record.metrics import Metrics
     from supervisor.record.queries import Query
-    from supervisor.record.recording import Client
+    from supervisor.record.recording import Client, Ended
     from supervisor.record.rows import Row, StoredRow
 
 logger = logging.getLogger("supervisor.record")
@@ -84,7 +84,7 @@ class Activity:
         self.captures = Captures(server.capture_buffer, redact)
         path = base / server.store if server.store else None
         self._store = store or Store(path, server.metrics_max_in_memory)
-        self._queue: deque[Recording] = deque()
+        self._queue: deque[Ended] = deque()
         self._questions: deque[Callable[[], None]] = deque()
         self._rest = 0
         """How often the thread may still be kept from its work."""
@@ -124,16 +124,16 @@ class Activity:
 
         Without a target, nothing is called as the `name` it came with.
         """
-        Recording(client, name, target, path, body, self.captures.limit, self._ended)
+        Recording(client, name, target, path, body, self.captures.limit, self._session_headers, self._ended)
 
-    def _ended(self, recording: Recording) -> None:
+    def _ended(self, ended: Ended) -> None:
         waiting = len(self._queue)
         if waiting >= MOST_WAITING:
             self._overflowed += 1
             return
         if waiting >= MOST_WHOLE:
-            recording.shed()
-        self._queue.append(recording)
+            ended.shed()
+        self._queue.append(ended)
         if not self._is_due:
             self._is_due = True
             self._rest = MOST_RESTS
@@ -200,38 +200,34 @@ class Activity:
         if self._store.problem and not self._queue:
             self._tell(self._store.add(()))
         while self._queue:
-            recordings = [self._queue.popleft() for _ in range(min(len(self._queue), MOST_AT_ONCE))]
+            some = [self._queue.popleft() for _ in range(min(len(self._queue), MOST_AT_ONCE))]
             try:
-                self._write(recordings)
+                self._write(some)
             except Exception:
-                logger.exception("bug: the record of %d requests broke", len(recordings))
-                self._metrics.lost(len(recordings))
+                logger.exception("bug: the record of %d requests broke", len(some))
+                self._metrics.lost(len(some))
         self._tell_lost()
 
-    def _write(self, recordings: Sequence[Recording]) -> None:
+    def _write(self, requests: Sequence[Ended]) -> None:
         rows = []
-        for recording in recordings:
-            row = self._understood(recording)
+        for ended in requests:
+            row = self._understood(ended)
             if row is not None:
                 rows.append(row)
-                self._metrics.ended(recording, row)
-                self._keep(recording, self._store.last_id + len(rows))
+                self._metrics.ended(ended, row)
+                if ended.asked is not None:
+                    self.captures.keep(self._store.last_id + len(rows), self.captures.capture(ended, body_of(ended)))
             if len(rows) % BETWEEN_PAUSES == 0:
                 time.sleep(PAUSE_SECONDS)  # else the loop could not go on for the 5 ms that Python gives a thread
         self._tell(self._store.add(rows))
 
-    def _understood(self, recording: Recording) -> Row | None:
+    def _understood(self, ended: Ended) -> Row | None:
         try:
-            return row_of(recording, self._session_headers, self._priorities)
+            return row_of(ended, self._priorities)
         except Exception:
-            logger.exception("bug: a request of %s could not be understood", recording.model)
+            logger.exception("bug: a request of %s could not be understood", ended.model)
             self._metrics.lost(1)
             return None
-
-    def _keep(self, recording: Recording, number: int) -> None:
-        if recording.is_captured:
-            capture = self.captures.capture(recording, body_of(recording))
-            self.captures.keep(number, capture)
 
     def _tell(self, numbers: Sequence[int]) -> None:
         if numbers and self._bus.is_heard and not self._loop.is_closed():

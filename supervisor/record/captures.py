@@ -16,7 +16,7 @@ from supervisor.record.inflight import shown_headers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from supervisor.record.recording import Recording
+    from supervisor.record.recording import Ended
 
 _NO_ANSWER = ("/audio/speech", "/images/generations", "/txt2img")
 _NO_REQUEST = ("/audio/transcriptions", "/audio/voices")
@@ -64,16 +64,17 @@ class Captures:
         self._size = 0
         self._lock = threading.Lock()
 
-    def capture(self, recording: Recording, answer: bytes | None) -> Capture:
-        """What may be kept of a request, and of its whole answer if it is a success."""
-        client, path = recording.client, recording.path
+    def capture(self, ended: Ended, answer: bytes | None) -> Capture:
+        """What may be kept of a request that is to be captured, and of its whole answer if it is a success."""
+        assert ended.asked is not None
+        path, asked = ended.path, ended.asked
         shows_request = not path.endswith((*_NO_REQUEST, *_HEADERS_ONLY))
-        shows_answer = client.status == 200 and not path.endswith((*_NO_ANSWER, *_HEADERS_ONLY))
-        answer_headers = [pair for pair in client.answer_headers if pair[0] != b"content-encoding"]
+        shows_answer = ended.status == 200 and not path.endswith((*_NO_ANSWER, *_HEADERS_ONLY))
+        answer_headers = [pair for pair in asked.answer_headers if pair[0] != b"content-encoding"]
         return Capture(
             path,
-            self._shown(shown_headers(client.headers)),
-            self._without_secrets(recording.body) if shows_request else None,
+            self._shown(shown_headers(asked.headers)),
+            self._without_secrets(asked.body) if shows_request else None,
             self._shown(shown_headers(answer_headers)),
             self._without_secrets(answer) if shows_answer else None,
         )

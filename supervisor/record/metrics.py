@@ -18,7 +18,7 @@ from supervisor.errors import ModelNotFound
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from supervisor.record.recording import Recording
+    from supervisor.record.recording import Ended
     from supervisor.record.rows import Row
 
 UNKNOWN = "(unknown)"
@@ -199,7 +199,7 @@ class Metrics:
 
     # What others tell.
 
-    def ended(self, recording: Recording, row: Row) -> None:
+    def ended(self, request: Ended, row: Row) -> None:
         """A request has ended."""
         model = UNKNOWN if row.cause == ModelNotFound.code else row.model
         self._counts[REQUESTS][model, str(row.resp_status_code)] += 1
@@ -214,13 +214,13 @@ class Metrics:
         ):
             if count > 0:
                 self._counts[told][model,] += count
-        began = recording.began_at
-        self._observe(DURATION, model, recording.ended_at - began)
-        if recording.sent_at is not None:
-            self._observe(WAIT, model, recording.sent_at - began)
-        if recording.is_stream and recording.first_at is not None:
-            self._observe(FIRST_TOKEN, model, recording.first_at - began)
-        if (speed := _speed(recording, row)) > 0:
+        began = request.began_at
+        self._observe(DURATION, model, request.ended_at - began)
+        if request.sent_at is not None:
+            self._observe(WAIT, model, request.sent_at - began)
+        if request.is_stream and request.first_at is not None:
+            self._observe(FIRST_TOKEN, model, request.first_at - began)
+        if (speed := _speed(request, row)) > 0:
             self._observe(GENERATION, model, speed)
         if row.prompt_per_second > 0:
             self._observe(READING, model, row.prompt_per_second)
@@ -243,10 +243,10 @@ class Metrics:
         self._counts[FAILURES][model, cause] += 1
 
 
-def _speed(recording: Recording, row: Row) -> float:
-    if row.tokens_per_second > 0 or not recording.is_stream or recording.first_at is None:
+def _speed(request: Ended, row: Row) -> float:
+    if row.tokens_per_second > 0 or not request.is_stream or request.first_at is None:
         return row.tokens_per_second
-    seconds = recording.ended_at - recording.first_at
+    seconds = request.ended_at - request.first_at
     return (row.output_tokens - 1) / seconds if seconds > 0 and row.output_tokens > 1 else 0.0
 
 

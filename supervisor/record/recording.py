@@ -1,23 +1,36 @@
-"""What is kept of one request while it is served: references and times, to be understood when it has ended.
+"""What is kept of one request while it is served, and what is left of it when it has ended, to be understood then.
 
-The hot path pays for this with every request and every piece of an answer, so nothing is looked into here.
+The hot path pays for this with every request and every piece of an answer, so nothing is looked into here, and what is
+left is small: memory that is new to a processor costs it more than the work does.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import msgspec
+
+from supervisor.errors import ModelFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
 
     from supervisor.errors import SupervisorError
     from supervisor.fleet.names import Target
     from supervisor.record.inflight import Headers, Watcher
 
 LAST_PIECES = 8
-"""Of an event stream: what tells its tokens stands in one of its last few events."""
+"""Of an event stream, as long as it lasts."""
+LAST_EVENTS = 8
+"""Of an event stream that has ended: one of its last few tells its tokens."""
+FEW_BYTES = 2048
+"""Of which no events are counted."""
+LAST_BYTES = 16 * 1024
+"""Of those events; what tells the tokens stands at the end of a long one."""
+FIRST_BYTES = 4096
+"""Of the beginning of a stream: Anthropic tells there how long the prompt was."""
 WHOLE_BYTES = 256 * 1024
 """Of any other answer, up to which it is kept whole; of a longer one only the first and the last pieces."""
 _TEXTUAL = (b"application/json", b"text/event-stream", b"application/problem+json")
@@ -30,8 +43,6 @@ class Client(Protocol):
     recording: Recording | None
 
     @property
-    def method(self) -> str: ...
-    @property
     def request_id(self) -> str: ...
     @property
     def key_name(self) -> str: ...
@@ -42,41 +53,89 @@ class Client(Protocol):
     @property
     def status(self) -> int: ...
     @property
-    def written(self) -> int: ...
-    @property
     def is_answered(self) -> bool: ...
 
 
+class Asked(NamedTuple):
+    """Of a request that is captured: what went out, and the head of what came back."""
+
+    headers: Headers
+    body: bytes | None
+    answer_headers: Headers
+
+
+class Ended(msgspec.Struct, gc=False):  # it is made faster than a dataclass, and there is one for each request
+    """A request that has ended. Times are those of a clock that never goes back, but for `when`."""
+
+    when: float
+    """Seconds since the epoch, of its beginning."""
+    began_at: float
+    sent_at: float | None
+    """When the model was asked; what came before is the wait for it."""
+    first_at: float | None
+    """When the first byte of the answer's body came."""
+    ended_at: float
+    model: str
+    is_local: bool
+    """Whether a child of ours served it, or would have."""
+    selector: str | None
+    path: str
+    status: int
+    """0: the client left, or the owner cancelled it, before there was one."""
+    content_type: bytes
+    request_id: str
+    key_name: str
+    """The name of the key it came with; empty where nobody needs one."""
+    session: bytes
+    """What its client calls the session that it belongs to."""
+    cause: str
+    """The code of the error that we answered with; empty where it was none of ours."""
+    message: str
+    """Why the client got no whole answer; empty where it did."""
+    is_stream: bool
+    is_whole: bool
+    """Whether `pieces` are all of the answer."""
+    encoding: bytes
+    """How the answer is compressed; empty: it is not."""
+    pieces: list[bytes]
+    """What there is of the answer: its beginning and its end, or all."""
+    asked: Asked | None
+    """Where it is captured."""
+
+    def shed(self) -> None:
+        """Let go of what is large: too many wait to be understood."""
+        self.asked = None
+        if len(self.pieces) > 2:
+            self.is_whole = False
+            del self.pieces[1:-1]
+
+
 class Recording:
-    """One request, until the record has understood it."""
+    """One request, until its end."""
 
     __slots__ = (
+        "_body",
+        "_client",
         "_done",
+        "_error",
+        "_first_at",
+        "_is_captured",
         "_is_text",
         "_limit",
+        "_name",
         "_others",
+        "_path",
+        "_sent_at",
+        "_session_headers",
         "_size",
         "_tail",
+        "_target",
         "began_at",
-        "body",
-        "client",
+        "content_type",
         "encoding",
-        "ended_at",
-        "error",
-        "first_at",
-        "is_captured",
-        "is_local",
         "is_stream",
-        "is_whole",
-        "key_name",
-        "model",
-        "path",
         "pieces",
-        "request_id",
-        "selector",
-        "sent_at",
         "tap",
-        "was_answered",
         "was_cancelled",
         "when",
     )
@@ -84,86 +143,77 @@ class Recording:
     def __init__(  # noqa: PLR0917 - called for every request, and by name is slower
         self,
         client: Client,
-        model: str,
+        name: str,
         target: Target | None,
         path: str,
         body: bytes | None,
         most_captured: int,
-        done: Callable[[Recording], None],
+        session_headers: Collection[bytes],
+        done: Callable[[Ended], None],
     ) -> None:
-        """`target` is None where nothing is called so; `body` is what the model's server gets.
+        """`target` is None where nothing is called by that name; `body` is what the model's server gets.
 
-        `most_captured` are the bytes of the answer that are kept to be looked at.
+        `most_captured` are the bytes of the answer that are kept to be looked at; `session_headers` the names, in lower
+        case, that tell a request's session.
         """
-        self.client = client
-        self.model = model if target is None else target.whole_name
-        self.is_local = target is not None and target.peer is None
-        self.selector = target.selector if target is not None else None
-        self.path = path
-        self.body = body if most_captured > 0 else None
-        self.request_id = client.request_id
-        self.key_name = client.key_name
-        """The name of the key it came with; empty where nobody needs one."""
-        self.is_captured = most_captured > 0
-        self._limit = most_captured
+        self._client = client
+        self._name = name
+        self._target = target
+        self._path = path
+        self._session_headers = session_headers
         self._done = done
+        self._limit = most_captured
+        self._is_captured = most_captured > 0
+        self._body = body if most_captured > 0 else None
         self._others = client.watcher
-        self._is_text = False
-        self.encoding = b""
-        """How the answer is compressed; empty: it is not."""
-        self._size = 0
+        self._error: SupervisorError | None = None
+        self._sent_at: float | None = None
+        self._first_at: float | None = None
         self._tail: deque[bytes] | None = None
         self.tap: Callable[[bytes], object] | None = None
         """Takes each piece of the model's answer."""
         self.pieces: list[bytes] = []
         self.is_stream = False
-        self.is_whole = True
-        """Whether `pieces` and the tail are all of the answer."""
-        self.was_answered = False
-        """Whether the client got the end of its answer."""
+        self.encoding = b""
+        self.content_type: bytes | None = None
         self.was_cancelled = False
         """Whether the owner of the service ended it."""
-        self.error: SupervisorError | None = None
         self.when = time.time()
         self.began_at = time.monotonic()
-        self.sent_at: float | None = None
-        """When the model was asked; what came before is the wait for it."""
-        self.first_at: float | None = None
-        """When the first byte of the answer's body came."""
-        self.ended_at = self.began_at
         client.watcher = client.recording = self
 
     # What the exchange tells.
 
     def sent(self) -> None:
         """The request is on its way to the model's server."""
-        self.sent_at = time.monotonic()
+        self._sent_at = time.monotonic()
 
     def head_came(self, headers: Headers, *, is_stream: bool) -> None:
         """The model's server answers."""
         self.is_stream = is_stream
         for name, value in headers:
             if name == b"content-type":
-                self._is_text = value.startswith(_TEXTUAL)
+                self.content_type = value
             elif name == b"content-encoding" and value != b"identity":
                 self.encoding = value
         self.tap = self._first
 
     def failed(self, error: SupervisorError) -> None:
         """We answer with this error, or end the answer with it."""
-        self.error = error
+        self._error = error
 
     def _first(self, piece: bytes) -> None:
         """The first piece tells how to go on: of most streams the last few are enough, of what is no text none are."""
-        self.first_at = time.monotonic()
+        self._first_at = time.monotonic()
         self.pieces.append(piece)
-        self._size = len(piece)
-        if self.is_stream and not self.is_captured and not self.encoding:
-            self._keep_last(LAST_PIECES)
-        elif self._is_text:
+        if self.is_stream and not self._is_captured and not self.encoding:
+            self._keep_last(LAST_PIECES).append(piece)
+        elif self.content_type is not None and self.content_type.startswith(_TEXTUAL):
             self._limit = max(self._limit, WHOLE_BYTES)
+            self._size = len(piece)
             self.tap = self._next
-        elif self.is_captured:
+        elif self._is_captured:
+            self._size = len(piece)
             self.tap = self._next
         else:
             self.pieces.clear()
@@ -174,28 +224,14 @@ class Recording:
         if self._size <= self._limit:
             self.pieces.append(piece)
             return
-        self.is_captured = False
+        self._is_captured = False
         del self.pieces[1:]
         self._keep_last(2).append(piece)
 
     def _keep_last(self, count: int) -> deque[bytes]:
-        self.is_whole = False
         self._tail = last = deque[bytes](maxlen=count)
         self.tap = last.append
         return last
-
-    @property
-    def kept(self) -> list[bytes]:
-        """What there is of the answer: its first piece and the last ones, or all."""
-        return self.pieces if self._tail is None else [*self.pieces, *self._tail]
-
-    def shed(self) -> None:
-        """Let go of what is large: too many wait to be understood."""
-        self.body = None
-        self.is_captured = False
-        if len(self.pieces) > 2:
-            self.is_whole = False
-            del self.pieces[1:-1]
 
     # What the client tells.
 
@@ -204,20 +240,77 @@ class Recording:
             self._others.client_began()
 
     def client_ended(self) -> None:
-        self.ended_at = time.monotonic()
         self.tap = None
-        self.was_answered = self.client.is_answered
-        self._done(self)
+        self._done(self._ended())
+        self._client.recording = None  # else the two would hold each other until they are found to be garbage
         if self._others is not None:
             self._others.client_ended()
 
+    def _ended(self) -> Ended:
+        client, target, pieces, tail = self._client, self._target, self.pieces, self._tail
+        if tail is not None:
+            pieces = ends_of(pieces[0], tail) if self.is_stream else [pieces[0], b"".join(tail)]
+        content_type = self.content_type
+        if content_type is None:  # an answer of our own
+            content_type = _first_of(client.answer_headers, (b"content-type",))
+        return Ended(
+            self.when,
+            self.began_at,
+            self._sent_at,
+            self._first_at,
+            time.monotonic(),
+            self._name if target is None else target.whole_name,
+            target is not None and target.peer is None,
+            target.selector if target is not None else None,
+            self._path,
+            client.status,
+            content_type,
+            client.request_id,
+            client.key_name,
+            _first_of(client.headers, self._session_headers) if self._session_headers else b"",
+            _cause_of(self._error) if self._error is not None else "",
+            self._why_not_whole(),
+            self.is_stream,
+            tail is None,
+            self.encoding,
+            pieces,
+            Asked(client.headers, self._body, client.answer_headers) if self._is_captured else None,
+        )
 
-def _kind_of(headers: Headers) -> tuple[bool, bool]:
-    """Whether an answer is text that may tell its tokens, and whether it is compressed."""
-    is_text = is_packed = False
+    def _why_not_whole(self) -> str:
+        if self.was_cancelled:
+            return "cancelled by the owner of the service"
+        if self._error is not None:
+            return self._error.message
+        return "" if self._client.is_answered else "the client left before the end of its answer"
+
+
+def ends_of(first: bytes, last: Sequence[bytes]) -> list[bytes]:
+    """What is kept of a stream: the bytes it began with, and its last events; `last` are the pieces it ended with."""
+    end = last_events(last)
+    return [end] if end.startswith(first) else [first[:FIRST_BYTES], end]
+
+
+def last_events(pieces: Sequence[bytes]) -> bytes:
+    """The last events of a stream, or its last bytes where they are long or cannot be told apart."""
+    size, count = 0, 0
+    for piece in reversed(pieces):
+        count += 1
+        size += len(piece)
+        if size >= LAST_BYTES:
+            break
+    tail = pieces[-1] if count == 1 else b"".join(list(pieces)[-count:])
+    if len(tail) <= FEW_BYTES:
+        return tail
+    return b"\n\n".join(tail[-LAST_BYTES:].rsplit(b"\n\n", LAST_EVENTS + 1)[-LAST_EVENTS - 1 :])
+
+
+def _cause_of(error: SupervisorError) -> str:
+    return error.failure.cause if isinstance(error, ModelFailed) else error.code
+
+
+def _first_of(headers: Headers, names: Collection[bytes]) -> bytes:
     for name, value in headers:
-        if name == b"content-type":
-            is_text = value.startswith(_TEXTUAL)
-        elif name == b"content-encoding":
-            is_packed = value != b"identity"
-    return is_text, is_packed
+        if name in names:
+            return value
+    return b""

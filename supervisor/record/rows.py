@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
 import msgspec.json
 
-from supervisor.errors import ModelFailed
 from supervisor.record.go_time import format_time
 from supervisor.record.usage import LONGEST_MESSAGE, NOTHING, Usage, error_message, unpacked, usage_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
-    from supervisor.errors import SupervisorError
-    from supervisor.record.inflight import Headers
-    from supervisor.record.recording import Recording
+    from supervisor.record.recording import Ended
 
 CLIENT_LEFT = 499
 """The status of a request whose client left, or whose owner cancelled it, before there was one."""
@@ -26,7 +24,7 @@ LONGEST_NAME = 200
 """Characters of what a client may choose."""
 
 
-class Row(msgspec.Struct, frozen=True):  # it is made faster than a dataclass
+class Row(msgspec.Struct, frozen=True, gc=False):  # it is made faster than a dataclass
     """One request that has ended; the fields are the columns of the table."""
 
     timestamp: float
@@ -102,94 +100,62 @@ class StoredRow:
         }
 
 
-def row_of(
-    recording: Recording, session_headers: Collection[bytes] = (), priorities: Mapping[str, int] | None = None
-) -> Row:
-    """What became of a request.
-
-    `session_headers` are the names, in lower case, that tell its session; `priorities` those of models that have one.
-    """
-    client = recording.client
-    status = client.status or CLIENT_LEFT
-    usage, took = _usage_of(recording) if status == 200 else (NOTHING, 0.0)
+def row_of(ended: Ended, priorities: Mapping[str, int] | None = None) -> Row:
+    """What became of a request; `priorities` are those of models that have one."""
+    status = ended.status or CLIENT_LEFT
+    usage, took = _usage_of(ended) if status == 200 else (NOTHING, 0.0)
+    began = ended.began_at
     return Row(
-        timestamp=recording.when,
-        model=recording.model[:LONGEST_NAME],
-        req_path=recording.path,
-        resp_content_type=_text(client.answer_headers, b"content-type"),
-        resp_status_code=status,
-        cache_tokens=usage.cache_tokens,
-        draft_tokens=usage.draft_tokens,
-        draft_acc_tokens=usage.draft_acc_tokens,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        prompt_per_second=usage.prompt_per_second,
-        tokens_per_second=usage.tokens_per_second,
-        duration_ms=max(_ms(recording.began_at, recording.ended_at) or 0, round(took)),
-        wait_ms=_ms(recording.began_at, recording.sent_at),
-        first_ms=_ms(recording.began_at, recording.first_at),
-        error_msg=_error_of(recording, status)[:LONGEST_MESSAGE],
-        cause=_cause_of(recording.error),
-        request_id=recording.request_id,
-        key_name=recording.key_name,
-        session_id=_session(client.headers, session_headers),
-        metadata=_metadata(recording, priorities or {}),
+        ended.when,
+        ended.model[:LONGEST_NAME],
+        ended.path,
+        ended.content_type.decode("latin-1")[:LONGEST_NAME],
+        status,
+        usage.cache_tokens,
+        usage.draft_tokens,
+        usage.draft_acc_tokens,
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.prompt_per_second,
+        usage.tokens_per_second,
+        max(round((ended.ended_at - began) * 1000), round(took)),
+        None if ended.sent_at is None else round((ended.sent_at - began) * 1000),
+        None if ended.first_at is None else round((ended.first_at - began) * 1000),
+        (ended.message or _refusal_of(ended, status))[:LONGEST_MESSAGE],
+        ended.cause,
+        ended.request_id,
+        ended.key_name,
+        ended.session.decode(errors="replace")[:LONGEST_NAME],
+        _metadata((priorities or {}).get(ended.model, 0) if ended.is_local else None, ended.selector),
     )
 
 
-def body_of(recording: Recording) -> bytes | None:
+def body_of(ended: Ended) -> bytes | None:
     """The whole answer as it was before it was compressed; None if it was not kept."""
-    if not recording.is_whole:
+    if not ended.is_whole:
         return None
-    body = b"".join(recording.kept)
-    return unpacked(body, recording.encoding) if recording.encoding else body
+    body = b"".join(ended.pieces)
+    return unpacked(body, ended.encoding) if ended.encoding else body
 
 
-def _usage_of(recording: Recording) -> tuple[Usage, float]:
-    pieces = recording.kept
-    if pieces and recording.encoding:
-        body = body_of(recording)
+def _usage_of(ended: Ended) -> tuple[Usage, float]:
+    pieces = ended.pieces
+    if pieces and ended.encoding:
+        body = body_of(ended)
         pieces = [body] if body else []
     if not pieces:
         return NOTHING, 0.0
-    return usage_of(pieces, is_stream=recording.is_stream, is_whole=recording.is_whole)
+    return usage_of(pieces, is_stream=ended.is_stream, is_whole=ended.is_whole)
 
 
-def _error_of(recording: Recording, status: int) -> str:
-    if recording.was_cancelled:
-        return "cancelled by the owner of the service"
-    if recording.error is not None:
-        return recording.error.message
-    if not recording.was_answered:
-        return "the client left before the end of its answer"
-    if status >= 400:
-        return error_message(status, b"".join(recording.kept))
-    return ""
+def _refusal_of(ended: Ended, status: int) -> str:
+    """What the model's server says of an answer that is no success."""
+    return error_message(status, b"".join(ended.pieces)) if status >= 400 else ""
 
 
-def _cause_of(error: SupervisorError | None) -> str:
-    if error is None:
-        return ""
-    return error.failure.cause if isinstance(error, ModelFailed) else error.code
-
-
-def _session(headers: Headers, names: Collection[bytes]) -> str:
-    for name, value in headers:
-        if name in names:
-            return value.decode(errors="replace")[:LONGEST_NAME]
-    return ""
-
-
-def _text(headers: Headers, wanted: bytes) -> str:
-    return next((value.decode("latin-1") for name, value in headers if name == wanted), "")[:LONGEST_NAME]
-
-
-def _metadata(recording: Recording, priorities: Mapping[str, int]) -> str:
-    told = {"fifo_priority": str(priorities.get(recording.model, 0))} if recording.is_local else {}
-    if recording.selector:
-        told["selector"] = recording.selector
+@lru_cache(1024)
+def _metadata(priority: int | None, selector: str | None) -> str:
+    told = {} if priority is None else {"fifo_priority": str(priority)}
+    if selector:
+        told["selector"] = selector
     return msgspec.json.encode(told).decode() if told else ""
-
-
-def _ms(begin: float, end: float | None) -> int | None:
-    return None if end is None else round((end - begin) * 1000)

@@ -89,10 +89,10 @@ class Store:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._waiting:
+        if self._waiting and self._path is not None:
             self._retry_at = 0.0
             self.add(())
-        if self._waiting:
+        if self._waiting and self._path is not None:
             logger.error("%d rows of activity could not be written to %s", len(self._waiting), self._path)
         with contextlib.suppress(sqlite3.Error):
             self._database.close()
@@ -100,10 +100,18 @@ class Store:
     # Writing.
 
     def add(self, rows: Sequence[Row]) -> list[int]:
-        """Write these, and what waits; the numbers of the rows that are written now."""
+        """Write these, and what waits; the numbers of the rows that are written now.
+
+        In memory, rows wait until somebody asks for them: most never are.
+        """
+        before = self.last_id
         for row in rows:
             self.last_id += 1
             self._waiting.append((self.last_id, row))
+        if self._path is None:
+            while len(self._waiting) > self._most:
+                self._waiting.popleft()
+            return [*range(before + 1, self.last_id + 1)]
         while len(self._waiting) > MOST_WAITING:
             self._waiting.popleft()
             self.lost += 1
@@ -118,6 +126,11 @@ class Store:
             logger.info("activity is written to %s again", self._path)
             self.problem = ""
         return written
+
+    def _settle(self) -> None:
+        """What waits in memory belongs to every answer."""
+        if self._path is None and self._waiting:
+            self._write()
 
     def _write(self) -> list[int]:
         waiting = [(number, *astuple(row)) for number, row in self._waiting]
@@ -165,6 +178,7 @@ class Store:
 
     def page(self, query: Query) -> tuple[list[StoredRow], int]:
         """The rows of a page, and how many there are on all pages."""
+        self._settle()
         where, values = query.where()
         (total,) = self._database.execute(f"SELECT COUNT(*) FROM activity{where}", values).fetchone()
         window = [query.limit, (query.page - 1) * query.limit]
@@ -173,6 +187,7 @@ class Store:
 
     def statistics(self, models: Sequence[str] = ()) -> dict[str, object]:
         """Sums and spreads over these models, or all."""
+        self._settle()
         where = f" WHERE model IN ({', '.join('?' * len(models))})" if models else ""
         sums = "SELECT COUNT(*), SUM(MAX(input_tokens, 0)), SUM(MAX(output_tokens, 0)), SUM(MAX(cache_tokens, 0))"
         requests, read, written, cached = self._database.execute(f"{sums} FROM activity{where}", models).fetchone()

@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 UNKNOWN = -1
 LONGEST_MESSAGE = 500
@@ -87,17 +87,17 @@ class _Found:
 def usage_of(pieces: Sequence[bytes], *, is_stream: bool, is_whole: bool = True) -> tuple[Usage, float]:
     """What an answer says, and the milliseconds that llama-server says it took, 0 if it says none.
 
-    Without `is_whole` something is missing after the first piece.
+    Without `is_whole` something is missing between the pieces.
     """
     found = _Found({}, {}, {})
-    if is_stream:
-        for line in _lines(pieces):
-            _read(line, found)
-    elif is_whole:
-        _read(b"".join(pieces), found)
-    else:
-        _search(pieces[0], found)
-        _search(b"".join(pieces[1:]), found)
+    texts = [b"".join(pieces)] if is_whole else pieces
+    for text in texts:
+        if is_stream:
+            _read_events(text, found)
+        elif is_whole:
+            _read(text, found)
+        else:
+            _search(text, found)
     return _usage(found)
 
 
@@ -135,21 +135,13 @@ def status_line(status: int) -> str:
         return str(status)
 
 
-def _lines(pieces: Sequence[bytes]) -> Iterator[bytes]:
-    """The data of a stream's events that may say something. Nearly every piece ends with a line."""
-    text = b""
-    for piece in pieces:
-        text = text + piece if text else piece
-        if text.endswith(b"\n"):
-            if _says_something(text):
-                yield from _telling(text)
-            text = b""
-    if text:
-        yield from _telling(text)
-
-
-def _telling(text: bytes) -> Iterator[bytes]:
-    return (line[5:] for line in text.splitlines() if line.startswith(b"data:") and _says_something(line))
+def _read_events(text: bytes, found: _Found) -> None:
+    """The events of a stream that say something; the first may be torn."""
+    if not _says_something(text):
+        return
+    for line in text.splitlines():
+        if _says_something(line):
+            _read(line.removeprefix(b"data:"), found)
 
 
 def _says_something(text: bytes) -> bool:

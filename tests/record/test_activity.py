@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 from pathlib import Path
@@ -21,7 +22,7 @@ from supervisor.record.activity import Activity
 from supervisor.record.bus import Bus
 from supervisor.record.metrics import LOST, REQUESTS, Metrics
 from supervisor.record.queries import Query
-from supervisor.record.recording import LAST_PIECES, WHOLE_BYTES, Recording
+from supervisor.record.recording import FIRST_BYTES, LAST_BYTES, WHOLE_BYTES, Ended, Recording
 from supervisor.record.rows import row_of
 from supervisor.record.store import Store
 from tests.proxy.conftest import Wire
@@ -38,6 +39,7 @@ CHAT = "/v1/chat/completions"
 TARGET = Target("m", "m", Filters())
 JSON: Headers = [(b"content-type", b"application/json")]
 EVENTS: Headers = [(b"content-type", b"text/event-stream")]
+DONE = b"data: [DONE]\n\n"
 USAGE = {"usage": {"prompt_tokens": 25, "completion_tokens": 4}}
 
 
@@ -68,13 +70,11 @@ def client_of() -> Client:
     return client
 
 
-def recorded(
-    headers: Headers, pieces: Sequence[bytes], *, most_captured: int = 0, is_stream: bool = False
-) -> Recording:
+def recorded(headers: Headers, pieces: Sequence[bytes], *, most_captured: int = 0, is_stream: bool = False) -> Ended:
     """A request that was answered like this."""
-    done: list[Recording] = []
+    done: list[Ended] = []
     client = client_of()
-    recording = Recording(client, "", TARGET, CHAT, b"asked", most_captured, done.append)
+    recording = Recording(client, "", TARGET, CHAT, b"asked", most_captured, (), done.append)
     recording.sent()
     recording.head_came(headers, is_stream=is_stream)
     client.begin(200, headers)
@@ -83,8 +83,8 @@ def recorded(
             recording.tap(piece)
         client.write(piece)
     client.finish()
-    assert done == [recording]
-    return recording
+    (ended,) = done
+    return ended
 
 
 def activity_of(store: Store, metrics: Metrics | None = None, bus: Bus | None = None) -> Activity:
@@ -183,20 +183,57 @@ async def test_watchers_before() -> None:
 
     client = client_of()
     client.watcher = Before()
-    Recording(client, "", TARGET, CHAT, None, 0, lambda _: told.append("recorded"))
+    Recording(client, "", TARGET, CHAT, None, 0, (), lambda _: told.append("recorded"))
     client.begin(200, [])
     client.finish()
 
     assert told == ["began", "recorded", "ended"]
 
 
-async def test_of_streams_little_is_kept() -> None:
-    """However long a stream, its first and its last pieces are kept, and tell its tokens."""
-    last = b"data: " + json.dumps(USAGE).encode() + b"\n\n"
-    recording = recorded(EVENTS, [b"data: {}\n\n"] * 5000 + [last, b"data: [DONE]\n\n"], is_stream=True)
+@pytest.mark.parametrize("at_once", [1, 100, 10_000])
+async def test_of_streams_little_is_kept(at_once: int) -> None:
+    """However long a stream, and in whatever pieces, its beginning and its last events are kept, and tell its tokens."""
+    prompt = b'data: {"message": {"usage": {"input_tokens": 25, "output_tokens": 0}}}\n\n'
+    events = [prompt, *[b'data: {"delta": "word"}\n\n'] * 5000, b'data: {"usage": {"output_tokens": 4}}\n\n', DONE]
+    pieces = [b"".join(events[i : i + at_once]) for i in range(0, len(events), at_once)]
+    ended = recorded(EVENTS, pieces, is_stream=True)
+    row = row_of(ended)
 
-    assert len(recording.kept) == 1 + LAST_PIECES
-    assert row_of(recording).output_tokens == 4
+    assert sum(map(len, ended.pieces)) < 2 * FIRST_BYTES
+    assert (row.input_tokens, row.output_tokens) == (25, 4)
+
+
+async def test_of_a_short_stream_all_is_kept() -> None:
+    """What is not more than is kept anyway is kept once."""
+    pieces = [b"data: {}\n\n", b"data: " + json.dumps(USAGE).encode() + b"\n\n", DONE]
+    ended = recorded(EVENTS, pieces, is_stream=True)
+
+    assert ended.pieces == [b"".join(pieces)]
+    assert row_of(ended).output_tokens == 4
+
+
+async def test_a_long_last_event() -> None:
+    """The last event may hold the whole answer; the tokens stand at its end."""
+    whole = {"response": {"output": "word " * 50_000, **USAGE}}
+    ended = recorded(EVENTS, [b"data: {}\n\n" * 1000, b"data: " + json.dumps(whole).encode() + b"\n\n"], is_stream=True)
+
+    assert sum(map(len, ended.pieces)) <= FIRST_BYTES + LAST_BYTES
+    assert row_of(ended).output_tokens == 4
+
+
+def test_no_garbage() -> None:
+    """A request that has ended is gone at once: garbage that has to be looked for costs every request behind it."""
+    recorded(JSON, [b"{}"])
+    gc.collect()
+    gc.disable()
+    try:
+        recorded(JSON, [b"{}"])
+        recorded(EVENTS, [b"data: {}\n\n"] * 20, is_stream=True)
+        found = gc.collect()
+    finally:
+        gc.enable()
+
+    assert found == 0
 
 
 async def test_of_long_answers_little_is_kept() -> None:
@@ -205,25 +242,29 @@ async def test_of_long_answers_little_is_kept() -> None:
     long = recorded(JSON, [start, *[b"0.5, " * 20_000] * 100, end])
     sound = recorded([(b"content-type", b"audio/mpeg")], [b"x" * 1000] * 10)
 
-    assert sum(map(len, long.kept)) < WHOLE_BYTES
+    assert sum(map(len, long.pieces)) < WHOLE_BYTES
     assert row_of(long).input_tokens == 25
-    assert sound.kept == []
+    assert sound.pieces == []
 
 
 async def test_without_captures_no_question_is_kept() -> None:
     """Where nothing is captured, the request's body is not held for the record."""
-    assert recorded(JSON, [b"{}"]).body is None
-    assert recorded(JSON, [b"{}"], most_captured=100).body == b"asked"
+    captured = recorded(JSON, [b"{}"], most_captured=100)
+
+    assert recorded(JSON, [b"{}"]).asked is None
+    assert captured.asked is not None
+    assert captured.asked.body == b"asked"
 
 
 async def test_an_error_in_a_stream() -> None:
     """A stream that ends with our error has its status and the error's words."""
+    done: list[Ended] = []
     client = client_of()
-    recording = Recording(client, "", TARGET, CHAT, None, 0, lambda _: None)
+    recording = Recording(client, "", TARGET, CHAT, None, 0, {b"x-session-id"}, done.append)
     client.begin(200, EVENTS)
     recording.failed(UpstreamUnreachable("it went away"))
     client.finish(b"data: {}\n\n")
-    row = row_of(recording, {b"x-session-id"})
+    row = row_of(done[0])
 
     assert (row.resp_status_code, row.error_msg, row.cause) == (200, "it went away", UpstreamUnreachable.code)
     assert row.session_id == "s1"
@@ -240,7 +281,7 @@ async def test_too_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
             activity.begin(client, TARGET, CHAT, body=b"x" * 1000)
             client.begin(200, [(b"content-length", b"0")])
             client.finish()
-        assert [recording.body is None for recording in activity._queue] == [False, False, True, True, True]
+        assert [ended.asked is None for ended in activity._queue] == [False, False, True, True, True]
         store.gate.set()
         _, total = await activity.page(Query())
 
