@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec.json
 
 from supervisor.errors import InternalError, SupervisorError, UpstreamRefused, UpstreamUnreachable
-from supervisor.proxy.heads import is_event_stream, request_head, response_headers
+from supervisor.proxy.heads import is_compressed, is_event_stream, request_head, response_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from supervisor.proxy.answer import Answer
     from supervisor.proxy.backend import Backend
     from supervisor.proxy.client import Client
+    from supervisor.proxy.connection import Connection
     from supervisor.proxy.heads import Forwarding, Headers
     from supervisor.proxy.lines import WholeLines
     from supervisor.proxy.loading_state import Joint, Telling
-    from supervisor.proxy.upstream import Connection
 
 logger = logging.getLogger("supervisor.proxy")
 
@@ -160,10 +160,11 @@ class Exchange:
         if self._answer.is_stream and not is_stream:
             self._complaint = b""
             return
-        self._lines = self._answer.lines() if is_stream else None
         if self._recording is not None:
             self._recording.head_came(headers, is_stream=is_stream)
-        self._answer.begin(status, response_headers(status, headers, is_stream=is_stream), is_stream=is_stream)
+        has_lines = is_stream and not is_compressed(headers)
+        self._lines = self._answer.lines() if has_lines else None
+        self._answer.begin(status, response_headers(status, headers, is_stream=is_stream), is_stream=has_lines)
         if is_alone:
             self._client.flush()
 

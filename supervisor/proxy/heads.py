@@ -148,6 +148,11 @@ def is_event_stream(headers: Headers) -> bool:
     return kind is not None and kind.startswith(b"text/event-stream")
 
 
+def is_compressed(headers: Headers) -> bool:
+    """Whether the body is other bytes than what it says."""
+    return header(headers, b"content-encoding") not in {None, b"identity"}
+
+
 def header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
     """The first value of a header, its name in lower case."""
     for name, value in headers:

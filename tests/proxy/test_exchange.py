@@ -264,6 +264,27 @@ async def test_head_of_a_stream_is_not_held_back(torn: bytes) -> None:
         assert torn in asked.body
 
 
+async def test_a_compressed_stream() -> None:
+    """What is compressed has no lines to wait for, and nothing that a client could read can follow it."""
+    go_on = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"body")
+        writer.write(STREAM + b"content-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n4\r\n\x1f\x8b\n!\r\n")
+        await go_on.wait()
+
+    async with upstream_of(script) as upstream:
+        asked = Asked(upstream)
+        asked.run.end(CRASH)
+        asked.start()
+        await until(lambda: b"\x1f\x8b\n!" in asked.wire.written)
+        go_on.set()
+        await asked.end()
+
+        assert asked.body.endswith(b"4\r\n\x1f\x8b\n!\r\n")
+        assert not asked.client.keep_alive
+
+
 @pytest.mark.parametrize("tail", [b"content-length: 2\r\n\r\nno", b"content-length: 0\r\n\r\n", b"\r\nno"])
 async def test_impossible_status(tail: bytes) -> None:
     """A status that HTTP does not have is told as an error, and nothing of that answer follows it."""

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from supervisor.config.values import Timeouts
 from supervisor.errors import UpstreamUnreachable
 from supervisor.llama.endpoint import TcpEndpoint, UnixEndpoint
+from supervisor.proxy.connection import Connection
 from supervisor.proxy.heads import Forwarding
-from supervisor.proxy.upstream import IDLE_SECONDS, Connection, Upstream
+from supervisor.proxy.upstream import IDLE_SECONDS, Upstream
 from tests.proxy.conftest import scripted
 
 if TYPE_CHECKING:

@@ -192,7 +192,7 @@ async def test_watchers_before() -> None:
 
 @pytest.mark.parametrize("at_once", [1, 100, 10_000])
 async def test_of_streams_little_is_kept(at_once: int) -> None:
-    """However long a stream, and in whatever pieces, its beginning and its last events are kept, and tell its tokens."""
+    """However long a stream, and in whatever pieces, its two ends are kept, and tell its tokens."""
     prompt = b'data: {"message": {"usage": {"input_tokens": 25, "output_tokens": 0}}}\n\n'
     events = [prompt, *[b'data: {"delta": "word"}\n\n'] * 5000, b'data: {"usage": {"output_tokens": 4}}\n\n', DONE]
     pieces = [b"".join(events[i : i + at_once]) for i in range(0, len(events), at_once)]
