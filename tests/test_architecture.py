@@ -92,7 +92,7 @@ DOORS = {
         "import_command",
         "api/",
     ),
-    "httptools": ("proxy/front", "proxy/upstream"),
+    "httptools": ("proxy/front", "proxy/connection"),
     "websockets": ("proxy/websocket",),
     "starlette": ("proxy/", "api/", "app"),
     "uvicorn": ("server", "reloads", "proxy/front", "proxy/upgraded"),
