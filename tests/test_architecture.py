@@ -92,7 +92,7 @@ DOORS = {
         "import_command",
         "api/",
     ),
-    "httptools": ("proxy/front", "proxy/connection"),
+    "httptools": ("proxy/front", "proxy/connection", "proxy/passing"),
     "websockets": ("proxy/websocket",),
     "starlette": ("proxy/", "api/", "app"),
     "uvicorn": ("server", "reloads", "proxy/front", "proxy/upgraded"),

@@ -50,6 +50,11 @@ class Answer:
         if events:
             self.client.write(events)
 
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether the chunks of the answer's stream may pass as they are, once it has begun."""
+        return self.is_stream and self.told is None and self.client.takes_chunks
+
     def lines(self) -> WholeLines | Joint:
         """What the child's stream goes through."""
         return (self.told.joint() if self.told is not None else None) or WholeLines()

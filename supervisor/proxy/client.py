@@ -153,7 +153,7 @@ class Client:
         """The answer's; 0 before it has begun."""
         self.answer_headers: Headers = []
         self.written = 0
-        """Bytes of the answer's body."""
+        """Bytes of the answer's body, and of its chunks' marks where they have passed as they were."""
         self.listener: Listener | None = None
         self.watcher: Watcher | None = None
         self.share: Share | None = None
@@ -250,15 +250,20 @@ class Client:
         if self.watcher is not None:
             self.watcher.client_began()
 
-    def write(self, piece: bytes) -> None:
-        """A piece of the answer's body, at least one byte."""
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether the body of the answer is in chunks."""
+        return self._is_chunked
+
+    def write(self, piece: bytes, *, are_chunks: bool = False) -> None:
+        """A piece of the answer's body, at least one byte, or whole chunks of it as they are on the wire."""
         head, self._head = self._head, b""
         if self.is_gone or (self.method == "HEAD" and not head):
             return
         if self.method == "HEAD":
             piece = b""
         self.written += len(piece)
-        if self._is_chunked:
+        if self._is_chunked and not are_chunks:
             piece = b"%x\r\n%b\r\n" % (len(piece), piece)
         self._transport.write(head + piece if head else piece)
 
@@ -274,6 +279,10 @@ class Client:
             self.write(piece)
         if self._is_chunked and not self.is_gone:
             self._head += b"0\r\n\r\n"
+        self.end()
+
+    def end(self) -> None:
+        """All of the answer has been written, its last chunk included."""
         self.flush()
         self._end()
 

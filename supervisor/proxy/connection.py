@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
+from supervisor.proxy.passing import CHUNKED_HEAD, LINES_END, PassingChunks, may_pass
+
 if TYPE_CHECKING:
     from supervisor.proxy.heads import Headers
 
@@ -22,11 +24,17 @@ _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 class Receiver(Protocol):
     """Who hears what a child answers, in this order: a head, pieces, the end; or that it will not come to that."""
 
-    def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> None:
-        """Status and headers, their names in lower case; alone if nothing of the body came with them."""
+    def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> bool:
+        """Status and headers, their names in lower case; alone if nothing of the body came with them.
+
+        Whether chunks of the body may pass by as they are.
+        """
 
     def piece_came(self, piece: bytes) -> None:
         """What has come of the body since the last call, at least one byte."""
+
+    def chunks_came(self, chunks: bytes, *, are_last: bool) -> None:
+        """The same as it is on the wire: whole chunks, the last of which ends with a line, or is the last of all."""
 
     def ended(self) -> None:
         """The response is whole."""
@@ -51,11 +59,15 @@ class Connection(asyncio.Protocol):
         """Whether more of the request has been written than the server takes in."""
         self.ends_with_connection = False
         """Whether the end of the body is the end of the connection."""
+        self.is_torn = False
+        """Whether a response broke off within a chunk that has been passed on."""
         self.has_served = False
         """Whether an earlier exchange used it: only then may its sudden end be mere bad timing."""
         self._receiver: Receiver | None = None
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # httptools calls it for every chunk: a frame of ours each time would tell
+        self._passing: PassingChunks | None = None
+        """Not None: chunks pass by as they are."""
         self._is_complete = True
         self._is_sent = True
         self._may_be_kept = True
@@ -72,9 +84,12 @@ class Connection(asyncio.Protocol):
         self._pieces.clear()
         self._has_head = False
         self._has_told_head = False
+        self._may_pass = False
+        self._passing = None
         self._is_complete = False
         self._is_sent = is_whole
         self.ends_with_connection = False
+        self.is_torn = False
         self._may_be_kept = False
         if len(body) < JOINED_BYTES:
             self._transport.write(head + body)
@@ -125,22 +140,6 @@ class Connection(asyncio.Protocol):
         if not self.is_closed:
             self._transport.abort()
 
-    def _tell(self) -> None:
-        """Pass on what the parser has found, as long as somebody wants it."""
-        receiver = self._receiver
-        if receiver is None:
-            return
-        if self._has_head and not self._has_told_head:
-            self._has_told_head = True
-            receiver.head_came(self._status, self._headers, is_alone=not self._pieces and not self._is_complete)
-        if self._pieces and self._receiver is receiver:
-            piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-            self._pieces.clear()
-            receiver.piece_came(piece)
-        if self._is_complete and self._receiver is receiver:
-            self._receiver = None
-            receiver.ended()
-
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -150,17 +149,68 @@ class Connection(asyncio.Protocol):
         if self._is_complete:
             self.close()  # bytes that nobody asked for: whatever this is, the next response would be wrong
             return
+        if self._passing is None:
+            self._take_apart(data)
+        elif data.endswith(LINES_END):
+            self._pass(self._passing, data)
+        elif self._stop_passing(self._passing):
+            self._take_apart(data)
+        else:
+            self.close()
+
+    def _take_apart(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserUpgrade, httptools.HttpParserError):
             self.close()
-        self._tell()
+        receiver = self._receiver
+        if receiver is None:
+            return
+        if self._has_head and not self._has_told_head:
+            self._has_told_head = True
+            is_alone = not self._pieces and not self._is_complete
+            self._may_pass = receiver.head_came(self._status, self._headers, is_alone=is_alone) and self._is_chunked
+        if self._pieces and self._receiver is receiver:
+            piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self._pieces.clear()
+            if self._may_pass and not self._is_complete and may_pass(data, piece):
+                self._passing = PassingChunks()
+            receiver.piece_came(piece)
+        self._tell_end(receiver)
+
+    def _pass(self, chunks: PassingChunks, data: bytes) -> None:
+        try:
+            chunks.feed(data)
+        except httptools.HttpParserError:
+            self.close()
+            return
+        self._is_complete = chunks.is_complete
+        receiver = self._receiver
+        if receiver is not None:
+            receiver.chunks_came(data, are_last=self._is_complete)
+            self._tell_end(receiver)
+
+    def _stop_passing(self, chunks: PassingChunks) -> bool:
+        """Begin to take chunks apart again, for something torn comes; whether it can be told where they begin."""
+        self._passing = None
+        self.is_torn = not chunks.are_whole()
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.feed_data(CHUNKED_HEAD)
+        return not self.is_torn
+
+    def _tell_end(self, receiver: Receiver) -> None:
+        """Pass on that the response has ended, if it has, and that is still wanted."""
+        if self._is_complete and self._receiver is receiver:
+            self._receiver = None
+            receiver.ended()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
         receiver, self._receiver = self._receiver, None
         if receiver is None:
             return
+        if self._passing is not None:
+            self.is_torn = not self._passing.are_whole()
         if self._has_told_head and self.ends_with_connection and exc is None:
             self._is_complete = True
             receiver.ended()
@@ -188,19 +238,22 @@ class Connection(asyncio.Protocol):
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        if self._has_head:
+            return  # of the parser that takes over in the middle of a body
         self._status = self._parser.get_status_code()
         if self._status < 200:
             return
         names = {name for name, _ in self._headers}
         bodiless = self._method == b"HEAD" or self._status in {204, 304}
         self.ends_with_connection = not bodiless and not names & _FRAMING
+        self._is_chunked = b"transfer-encoding" in names
         self._is_complete = bodiless
         self._has_head = True
+        # A HEAD response leaves the parser waiting for a body, so its connection is not used again.
+        self._may_be_kept = self._method != b"HEAD" and self._parser.should_keep_alive()
 
     def on_message_complete(self) -> None:
         if self._status < 200:
             self._headers.clear()
             return
         self._is_complete = True
-        # A HEAD response leaves the parser waiting for a body, so its connection is not used again.
-        self._may_be_kept = self._method != b"HEAD" and self._parser.should_keep_alive()

@@ -73,6 +73,7 @@ class Exchange:
         "_client",
         "_complaint",
         "_connection",
+        "_has_end",
         "_lines",
         "_origin",
         "_recording",
@@ -93,6 +94,8 @@ class Exchange:
         self._lines: WholeLines | Joint | None = None
         self._complaint: bytes | None = None
         """The backend's error, where the stream that should carry it has begun."""
+        self._has_end = False
+        """Whether the last of the chunks has been passed on."""
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         """Until the answer begins, where there is a limit to that."""
@@ -147,19 +150,19 @@ class Exchange:
 
     # What the backend answers.
 
-    def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> None:
+    def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> bool:
         if self._timer is not None:
             self._expect_no_head()
         if status >= 600:
             self._fail(UpstreamRefused(f"the model's server answered with status {status}, which HTTP does not have"))
-            return
+            return False
         self._call.body = b""
         if self._client.share is not None:
             self._client.share.give_back()
         is_stream = is_event_stream(headers)
         if self._answer.is_stream and not is_stream:
             self._complaint = b""
-            return
+            return False
         if self._recording is not None:
             self._recording.head_came(headers, is_stream=is_stream)
         has_lines = is_stream and not is_compressed(headers)
@@ -167,6 +170,8 @@ class Exchange:
         self._answer.begin(status, response_headers(status, headers, is_stream=is_stream), is_stream=has_lines)
         if is_alone:
             self._client.flush()
+        is_captured = self._recording is not None and self._recording.is_captured
+        return self._answer.takes_chunks and not is_captured
 
     def piece_came(self, piece: bytes) -> None:
         self._origin.heard_at = monotonic()
@@ -182,6 +187,13 @@ class Exchange:
         else:
             self._client.flush()
 
+    def chunks_came(self, chunks: bytes, *, are_last: bool) -> None:
+        self._origin.heard_at = monotonic()
+        if self._recording is not None and (tap := self._recording.tap) is not None:
+            tap(chunks)
+        self._has_end = are_last
+        self._client.write(chunks, are_chunks=True)
+
     def ended(self) -> None:
         if self._complaint is not None:
             self._fail(UpstreamRefused(_message(self._complaint)))
@@ -193,6 +205,8 @@ class Exchange:
     def broke(self, *, started: bool) -> None:
         connection = self._connection
         self._let_go()
+        if connection is not None and connection.is_torn:
+            self._answer.is_stream = False  # whatever followed would be taken for a part of the chunk
         if self._call.length is not None:
             self._client.pause()  # nobody takes the rest of an upload now
         if not started and connection is not None and connection.has_served:
@@ -245,7 +259,10 @@ class Exchange:
         rest = self._lines.rest() if self._lines is not None else b""
         if rest and self._recording is not None and (tap := self._recording.tap) is not None:
             tap(rest)
-        self._client.finish(rest)
+        if self._has_end:
+            self._client.end()
+        else:
+            self._client.finish(rest)
 
     def _fail(self, error: SupervisorError) -> None:
         self._close()

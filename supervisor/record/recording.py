@@ -119,8 +119,6 @@ class Recording:
         "_done",
         "_error",
         "_first_at",
-        "_is_captured",
-        "_is_text",
         "_limit",
         "_name",
         "_others",
@@ -133,6 +131,7 @@ class Recording:
         "began_at",
         "content_type",
         "encoding",
+        "is_captured",
         "is_stream",
         "pieces",
         "tap",
@@ -163,7 +162,8 @@ class Recording:
         self._session_headers = session_headers
         self._done = done
         self._limit = most_captured
-        self._is_captured = most_captured > 0
+        self.is_captured = most_captured > 0
+        """Whether all of the answer is kept, as long as it is not too much."""
         self._body = body if most_captured > 0 else None
         self._others = client.watcher
         self._error: SupervisorError | None = None
@@ -206,13 +206,13 @@ class Recording:
         """The first piece tells how to go on: of most streams the last few are enough, of what is no text none are."""
         self._first_at = time.monotonic()
         self.pieces.append(piece)
-        if self.is_stream and not self._is_captured and not self.encoding:
+        if self.is_stream and not self.is_captured and not self.encoding:
             self._keep_last(LAST_PIECES).append(piece)
         elif self.content_type is not None and self.content_type.startswith(_TEXTUAL):
             self._limit = max(self._limit, WHOLE_BYTES)
             self._size = len(piece)
             self.tap = self._next
-        elif self._is_captured:
+        elif self.is_captured:
             self._size = len(piece)
             self.tap = self._next
         else:
@@ -224,7 +224,7 @@ class Recording:
         if self._size <= self._limit:
             self.pieces.append(piece)
             return
-        self._is_captured = False
+        self.is_captured = False
         del self.pieces[1:]
         self._keep_last(2).append(piece)
 
@@ -274,7 +274,7 @@ class Recording:
             tail is None,
             self.encoding,
             pieces,
-            Asked(client.headers, self._body, client.answer_headers) if self._is_captured else None,
+            Asked(client.headers, self._body, client.answer_headers) if self.is_captured else None,
         )
 
     def _why_not_whole(self) -> str:

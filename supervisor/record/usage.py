@@ -29,6 +29,8 @@ Fields: TypeAlias = "Mapping[str, object]"
 
 _OBJECT = re.compile(rb'(?<!\\)"(?P<name>usage|timings|metrics)"\s*:\s*(?=\{)')
 _LONGEST_OBJECT = 4096
+_MARKS = re.compile(rb"\r\n[0-9a-fA-F]+\r\n")
+"""Between two chunks of a stream that has passed as it was."""
 _ENCODINGS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 47}
 """The window sizes that zlib wants; with 47 it finds out by itself."""
 
@@ -137,6 +139,7 @@ def status_line(status: int) -> str:
 
 def _read_events(text: bytes, found: _Found) -> None:
     """The events of a stream that say something; the first may be torn."""
+    text = _MARKS.sub(b"", text)
     if not _says_something(text):
         return
     for line in text.splitlines():

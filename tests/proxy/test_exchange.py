@@ -264,6 +264,57 @@ async def test_head_of_a_stream_is_not_held_back(torn: bytes) -> None:
         assert torn in asked.body
 
 
+EVENT = b"9\r\ndata: 1\n\n\r\n"
+
+
+@pytest.mark.parametrize("rest", [EVENT * 3 + b"0\r\n\r\n", b"0\r\n\r\n"])
+async def test_chunks_pass_by(rest: bytes) -> None:
+    """A stream whose chunks pass as they are is the same to the client, and has one end."""
+    go_on = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"body")
+        writer.write(STREAM + b"transfer-encoding: chunked\r\n\r\n" + EVENT)
+        await go_on.wait()
+        writer.write(rest)
+        await reader.read()
+
+    async with upstream_of(script) as upstream:
+        asked = Asked(upstream)
+        asked.start()
+        await until(lambda: asked.body)
+        go_on.set()
+        await asked.end()
+
+        assert asked.body == EVENT + rest
+        assert asked.client.keep_alive
+        assert "[0 busy, 1 idle]" in repr(upstream)
+
+
+@pytest.mark.parametrize(("last", "is_told"), [(EVENT, True), (b"50\r\ndata: 1\n\r\n", False)])
+async def test_chunks_that_break_off(last: bytes, is_told: bool) -> None:
+    """After chunks that have passed an error can be told, unless it would become a part of a torn one."""
+    go_on = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"body")
+        writer.write(STREAM + b"transfer-encoding: chunked\r\n\r\n" + EVENT)
+        await go_on.wait()
+        writer.write(last)
+
+    async with upstream_of(script) as upstream:
+        asked = Asked(upstream)
+        asked.run.end(CRASH)
+        asked.start()
+        await until(lambda: asked.body)
+        go_on.set()
+        await asked.end()
+
+        assert asked.body.startswith(EVENT + last)
+        assert (b"it fell" in asked.body) is is_told
+        assert asked.body.endswith(b"0\r\n\r\n" if is_told else last)
+
+
 async def test_a_compressed_stream() -> None:
     """What is compressed has no lines to wait for, and nothing that a client could read can follow it."""
     go_on = asyncio.Event()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import struct
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from supervisor.proxy.upstream import IDLE_SECONDS, Upstream
 from tests.proxy.conftest import scripted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from supervisor.proxy.heads import Headers
@@ -45,11 +46,14 @@ class Broken(Exception):
 class Reader:
     """Who is told of a response, and keeps it until a test asks for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, takes_chunks: bool = False) -> None:
+        self.takes_chunks = takes_chunks
         self.lags: list[bool] = []
         """What was told of the child's pace."""
         self._head: tuple[int, Headers] | None = None
         self._pieces: list[bytes] = []
+        self.passed = 0
+        """Chunks that came as they were on the wire."""
         self._has_ended = False
         self._broken: Broken | None = None
         self._changed = asyncio.Event()
@@ -80,17 +84,29 @@ class Reader:
         self._changed.clear()
         await self._changed.wait()
 
-    def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> None:
+    def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> bool:
         assert self._head is None
         self._head = status, headers
         self.is_alone = is_alone
         self._changed.set()
+        return self.takes_chunks
 
     def piece_came(self, piece: bytes) -> None:
         assert self._head is not None
         assert not self._has_ended
         assert piece, "no empty pieces"
         self._pieces.append(piece)
+        self._changed.set()
+
+    def chunks_came(self, chunks: bytes, *, are_last: bool) -> None:
+        assert self.takes_chunks
+        payloads, left = parted(chunks)
+        assert left == b""
+        assert payloads, "at least one chunk"
+        assert are_last is (payloads[-1] == b"")
+        assert are_last or payloads[-1].endswith(b"\n")
+        self.passed += len(payloads)
+        self._pieces += payloads
         self._changed.set()
 
     def ended(self) -> None:
@@ -111,6 +127,19 @@ class Reader:
 
     def child_keeps_up(self) -> None:
         self.lags.append(False)
+
+
+def parted(raw: bytes) -> tuple[list[bytes], bytes]:
+    """The payloads of chunks, and what is no whole chunk behind them."""
+    payloads = []
+    while b"\r\n" in raw:
+        size, _, rest = raw.partition(b"\r\n")
+        end = int(size, 16)
+        if rest[end : end + 2] != b"\r\n":
+            break
+        payloads.append(rest[:end])
+        raw = rest[end + 2 :]
+    return payloads, raw
 
 
 def asked(connection: Connection, method: bytes = b"GET", body: bytes = b"") -> Reader:
@@ -343,6 +372,134 @@ def test_any_split(case: tuple[list[bytes], tuple[int, Headers, bytes], bool]) -
         return result
 
     assert asyncio.run(exchange()) == meant
+
+
+# Chunks that pass by.
+
+
+def chunk(payload: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+EVENT = b"data: 1\n\n"
+STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+payloads = st.lists(
+    st.sampled_from(
+        [EVENT, EVENT * 3, b"data: torn", b"\n\n", b"x\r\n\r\n", b"\n\r\n", b"0\r\n\r\n", b"5\r\nab\n\r\n"]
+    ),
+    min_size=1,
+    max_size=8,
+)
+places = st.lists(st.integers(1, 300), max_size=10)
+
+
+def cut(raw: bytes, places: Sequence[int]) -> list[bytes]:
+    cuts = sorted({0, len(raw), *(place % (len(raw) + 1) for place in places)})
+    return [raw[start:end] for start, end in itertools.pairwise(cuts)]
+
+
+@given(st.one_of(payloads, st.lists(st.sampled_from([EVENT, EVENT * 3, b"data: torn", b"\n\n"]), min_size=1)), places)
+def test_chunks_in_any_segments(payloads: list[bytes], places: list[int]) -> None:
+    """Whether chunks pass by or are taken apart, the same body arrives; only carriage returns may make it break."""
+
+    async def exchange() -> bytes:
+        connection = Connection()
+        Wire(connection)
+        reader = Reader(takes_chunks=True)
+        connection.send(reader, b"GET", REQUEST)
+        for segment in cut(STREAM + b"".join(map(chunk, payloads)) + b"0\r\n\r\n", places):
+            connection.data_received(segment)
+        if connection.is_torn:
+            assert any(b"\r" in payload for payload in payloads)
+            return body
+        assert connection.can_be_reused
+        return await rest(reader)
+
+    body = b"".join(payloads)
+    assert asyncio.run(exchange()) == body
+
+
+@given(payloads, places, st.integers(0, 300))
+def test_where_chunks_break_off(payloads: list[bytes], places: list[int], end: int) -> None:
+    """What has come of a body that breaks off is passed on, and it is known whether that ends within a chunk."""
+    parts = [*map(chunk, payloads)]
+    raw = b"".join(parts)
+    raw = raw[: end % (len(raw) + 1)]
+
+    async def exchange() -> None:
+        connection = Connection()
+        Wire(connection)
+        reader = Reader(takes_chunks=True)
+        connection.send(reader, b"GET", REQUEST)
+        for segment in cut(STREAM + raw, places):
+            connection.data_received(segment)
+        connection.connection_lost(None)
+        came: list[bytes] = []
+        with pytest.raises(Broken):
+            await rest(reader, into=came)
+        whole, torn = parted(raw)
+        if not any(b"\r" in payload for payload in payloads):
+            assert not connection.is_torn
+            assert b"".join(came) == b"".join(whole) + torn.partition(b"\r\n")[2].removesuffix(b"\r")
+
+    asyncio.run(exchange())
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_events_pass_by(size: int) -> None:
+    """From the second segment on, events pass as they are."""
+
+    async def exchange() -> int:
+        connection = Connection()
+        Wire(connection)
+        reader = Reader(takes_chunks=True)
+        connection.send(reader, b"GET", REQUEST)
+        for segment in (STREAM, chunk(EVENT), *[chunk(EVENT) * size] * 5, b"0\r\n\r\n"):
+            connection.data_received(segment)
+        assert await rest(reader) == EVENT * (1 + 5 * size)
+        return reader.passed
+
+    assert asyncio.run(exchange()) == 5 * size + 1
+
+
+@pytest.mark.parametrize("more", [b"", b"data: to"])
+def test_torn_chunks(more: bytes) -> None:
+    """A chunk that breaks off where its framing seems to end is found out: nothing can follow what has passed."""
+
+    async def exchange() -> None:
+        connection = Connection()
+        wire = Wire(connection)
+        reader = Reader(takes_chunks=True)
+        reader.chunks_came = lambda chunks, *, are_last: None  # type: ignore[method-assign]
+        connection.send(reader, b"GET", REQUEST)
+        for segment in (STREAM, chunk(EVENT), b"50\r\ndata: x\n\r\n"):
+            connection.data_received(segment)
+        assert not wire.is_closing()
+        if more:
+            connection.data_received(more)
+            assert wire.is_closing()
+        else:
+            connection.connection_lost(None)
+        assert connection.is_torn
+
+    asyncio.run(exchange())
+
+
+@pytest.mark.parametrize("bad", [b"zz\r\n", b"5\r\nabcdefg\r\n", b"-1\r\n\n\r\n", b"0\r\n\r\nmore\n\r\n"])
+def test_what_are_no_chunks(bad: bytes) -> None:
+    """Nothing passes that is no chunk, and nothing behind the last one."""
+
+    async def exchange() -> None:
+        connection = Connection()
+        wire = Wire(connection)
+        reader = Reader(takes_chunks=True)
+        connection.send(reader, b"GET", REQUEST)
+        for segment in (STREAM, chunk(EVENT), chunk(EVENT), bad + b"\n\r\n"):
+            connection.data_received(segment)
+        assert wire.is_closing()
+        assert reader.passed == 1
+
+    asyncio.run(exchange())
 
 
 # What breaks.
@@ -787,9 +944,10 @@ async def test_nothing_is_told_after_giving_back() -> None:
     """Who gives a connection back upon the head of a response, even a whole one, hears no more of it."""
 
     class Refusing(Reader):
-        def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> None:
+        def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> bool:
             super().head_came(status, headers, is_alone=is_alone)
             upstream.release(connection)
+            return False
 
     async with child(OK, OK) as upstream:
         connection = await acquired(upstream)

@@ -76,6 +76,16 @@ def test_a_chat_stream() -> None:
     assert told(text + b"data: [DONE]\n\n", is_stream=True) == OF_LLAMA
 
 
+@pytest.mark.parametrize("size", [7, 100, 10_000])
+def test_a_stream_in_its_chunks(size: int) -> None:
+    """The marks of chunks between and within the events are no part of them."""
+    text = events({"choices": []}, {"choices": [], "usage": OPENAI, "timings": TIMINGS}) + b"data: [DONE]\n\n"
+    chunks = [text[start : start + size] for start in range(0, len(text), size)]
+    raw = b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in chunks) + b"0\r\n\r\n"
+
+    assert told(raw, is_stream=True) == OF_LLAMA
+
+
 def test_anthropics_stream() -> None:
     """Prompt at the beginning, answer at the end; a zero between does not count."""
     start = {
