@@ -142,8 +142,7 @@ def record(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
         case Measured(model, footprint):
             return _measured(fleet, model, footprint), ()
         case Observed(reading, held):
-            books = replace(fleet.books, reading=reading or fleet.books.reading, held=held, read_at=now)
-            return replace(fleet, books=replace(books, is_looking=False)), ()
+            return replace(fleet, books=fleet.books.observed(reading, held, now)), ()
         case Checked(model, failure):
             return breaker.with_breaker(breaker.with_failure(fleet, model, failure), model, None), ()
         case UnloadAsked(model, force):

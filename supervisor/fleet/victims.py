@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from supervisor.fleet.books import FIRST_GUESS
 from supervisor.fleet.constraints import LOOKAHEAD
 from supervisor.fleet.memory import Footprint
-from supervisor.fleet.room import Placement, Room, best, limits, placements, takes
+from supervisor.fleet.room import Placement, Room, best, expected_limits, limits, placements, takes
 from supervisor.fleet.values import PLACES, Phase
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class _Choice:
         self._fleet = fleet
         self._marked = marked
         self._now = now
-        self._within = limits(fleet, now, by_reading=not fleet.books.are_settling(now))
+        self._within = expected_limits(fleet, now)
         self._staying = [run for run in fleet.runs if not run.is_leaving]
         self._room = Room(self._within, (run.footprint for run in self._staying))
 
