@@ -12,6 +12,7 @@ from supervisor.fleet import reasons
 from supervisor.fleet.books import LOOK_EVERY, STALE_SECONDS
 from supervisor.fleet.breaker import refusal
 from supervisor.fleet.constraints import evicted_by, may_start, outlook
+from supervisor.fleet.queue import Queue, Ticket, TicketId
 from supervisor.fleet.room import Room, best, expected_limits, limits, placements, takes
 from supervisor.fleet.values import (
     PLACES,
@@ -21,15 +22,12 @@ from supervisor.fleet.values import (
     Load,
     Look,
     Phase,
-    Queue,
     Reason,
     Refuse,
     Run,
     RunId,
     Spawn,
     Terminate,
-    Ticket,
-    TicketId,
 )
 from supervisor.fleet.victims import choose
 from supervisor.fleet.waiting import expected_wait
@@ -50,16 +48,10 @@ SHORTEST_RETRY = 1.0
 
 def in_turn(fleet: Fleet, now: float) -> Fleet:
     """Higher priorities first, in order of arrival among equals; who waits for longer than `max_wait` before all."""
-    priorities = fleet.config.priorities
-    ranks = {model: -priorities.get(model, 0) for model in fleet.queue.wanted} if priorities else {}
-    if len(set(ranks.values())) < 2:
+    queue = fleet.queue
+    if not queue or queue[0].rank == queue[-1].rank:
         return fleet
-    overdue = now - fleet.config.server.max_wait
-    turns = [(-inf if ticket.since <= overdue else ranks[ticket.model], ticket.since) for ticket in fleet.queue]
-    order = sorted(range(len(turns)), key=turns.__getitem__)
-    if order == list(range(len(turns))):
-        return fleet
-    return replace(fleet, queue=Queue(fleet.queue[place] for place in order))
+    return replace(fleet, queue=queue.with_first(now - fleet.config.server.max_wait))
 
 
 def refusal_of_one_more(fleet: Fleet, ticket: Ticket, now: float) -> QueueFull | None:
@@ -100,9 +92,11 @@ def _hopeless(fleet: Fleet, now: float) -> Mapping[str, SupervisorError]:
     budget = limits(fleet, now, by_reading=False)
     pinned = [run for run in fleet.runs if run.model.pinned and not run.is_leaving]
     beside = Room(budget, (run.footprint for run in pinned))
-    errors: dict[str, SupervisorError | None] = {model: refusal(fleet, model, now) for model in cold}
+    errors: dict[str, SupervisorError | None] = {
+        model: refusal(fleet, model, now) for model in cold if model in fleet.breakers
+    }
     for model in {*cold[:CLOSEST], cold[-1]}:  # the others were the last once
-        errors[model] = errors[model] or _never_fits(fleet, model, beside, pinned, now)
+        errors[model] = errors.get(model) or _never_fits(fleet, model, beside, pinned, now)
     return {model: error for model, error in errors.items() if error is not None}
 
 

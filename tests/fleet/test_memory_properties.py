@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from supervisor.errors import SupervisorError
-    from supervisor.fleet.values import Action, Event, Ticket
+    from supervisor.fleet.queue import Ticket
+    from supervisor.fleet.values import Action, Event
 
 SIZES = {"CUDA0": 24, "CUDA1": 12, HOST: 64}
 FOOTPRINTS = st.fixed_dictionaries({"CUDA0": st.integers(0, 16), HOST: st.integers(1, 16)})

@@ -21,6 +21,7 @@ from supervisor.config.values import Model
 from supervisor.errors import CannotFit, ModelFailed, ModelNotFound, ModelUnloaded, QueueFull, ShuttingDown
 from supervisor.fleet.constraints import evicted_by
 from supervisor.fleet.planner import decide, next_deadline
+from supervisor.fleet.queue import Ticket, TicketId
 from supervisor.fleet.values import (
     Abandoned,
     BecameReady,
@@ -41,8 +42,6 @@ from supervisor.fleet.values import (
     Tell,
     Terminate,
     Tick,
-    Ticket,
-    TicketId,
     UnloadAsked,
 )
 from tests.fleet.scene import config_of, failure_of, matrix_of
