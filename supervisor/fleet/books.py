@@ -42,6 +42,12 @@ class Books:
     """When a process that held memory has gone."""
     is_looking: bool = False
 
+    def observed(self, reading: Reading | None, held: Mapping[int, Mapping[DeviceId, int]], now: float) -> Books:
+        """The books after a look. Where the machine does not answer, the ledger decides alone."""
+        if reading is None and self.reading is not None:
+            reading = replace(self.reading, free={})
+        return replace(self, reading=reading, held=held, read_at=now, is_looking=False)
+
     def are_fresh(self, now: float) -> bool:
         """Whether the reading tells what is free now."""
         return self.read_at >= self.freed_at and now - self.read_at <= STALE_SECONDS

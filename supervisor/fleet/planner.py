@@ -16,7 +16,7 @@ from supervisor.errors import ConcurrencyLimit, ModelFailed, ModelNotFound, Mode
 from supervisor.fleet import breaker, reasons
 from supervisor.fleet.books import Habit
 from supervisor.fleet.memory import Measured, Source
-from supervisor.fleet.reconfigured import reconfigured
+from supervisor.fleet.reconfigured import ranked, reconfigured
 from supervisor.fleet.room import Room, limits
 from supervisor.fleet.rules import (
     go_home,
@@ -62,7 +62,8 @@ if TYPE_CHECKING:
     from supervisor.config.values import Config
     from supervisor.errors import Failure
     from supervisor.fleet.memory import Footprint
-    from supervisor.fleet.values import Tell, Ticket
+    from supervisor.fleet.queue import Ticket
+    from supervisor.fleet.values import Tell
 
 RULES: tuple[Callable[[Fleet, float], tuple[Fleet, tuple[Action, ...]]], ...] = (
     refuse,
@@ -122,7 +123,7 @@ def _turning_points(fleet: Fleet, now: float) -> Iterator[float]:
     if not fleet.queue:
         return
     here = {run.model.id for run in fleet.runs if not run.is_leaving}
-    cold = [since for model, since in fleet.queue.since.items() if model not in here]
+    cold = [head.since for model, head in fleet.queue.heads.items() if model not in here]
     residing = [resides_until(fleet, run) for run in fleet.runs if run.is_open] if cold else []
     overdue = [since + fleet.config.server.max_wait for since in cold]
     yield from (at for at in (*overdue, *residing) if at > now)
@@ -142,8 +143,7 @@ def record(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
         case Measured(model, footprint):
             return _measured(fleet, model, footprint), ()
         case Observed(reading, held):
-            books = replace(fleet.books, reading=reading or fleet.books.reading, held=held, read_at=now)
-            return replace(fleet, books=replace(books, is_looking=False)), ()
+            return replace(fleet, books=fleet.books.observed(reading, held, now)), ()
         case Checked(model, failure):
             return breaker.with_breaker(breaker.with_failure(fleet, model, failure), model, None), ()
         case UnloadAsked(model, force):
@@ -172,7 +172,8 @@ def _requested(fleet: Fleet, ticket: Ticket, now: float) -> tuple[Fleet, tuple[A
     if full is not None:
         return fleet, (Refuse(ticket.id, full),)
     going_home = fleet.going_home and ticket.model != fleet.config.server.on_idle
-    return replace(fleet, queue=fleet.queue.with_last(ticket), going_home=going_home), ()
+    queue = fleet.queue.with_one(ranked(ticket, fleet.config))
+    return replace(fleet, queue=queue, going_home=going_home), ()
 
 
 def _measured(fleet: Fleet, model: str, footprint: Footprint) -> Fleet:

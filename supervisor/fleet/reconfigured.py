@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from supervisor.config.changes import needs_another_run
-from supervisor.fleet.values import Phase, Queue, Reason
+from supervisor.fleet.queue import Queue
+from supervisor.fleet.values import Phase, Reason
 
 if TYPE_CHECKING:
     from supervisor.config.values import Config, Model
+    from supervisor.fleet.queue import Ticket
     from supervisor.fleet.values import Fleet, Run
 
 _ON_THEIR_WAY = {Reason.UNLOADED, Reason.CLOSING}
@@ -22,13 +24,19 @@ def reconfigured(fleet: Fleet, config: Config) -> Fleet:
     return replace(
         fleet,
         config=config,
-        queue=Queue(sorted(fleet.queue, key=lambda ticket: (ticket.since, ticket.id))),  # priorities may be others
+        queue=Queue.of(ranked(ticket, config) for ticket in fleet.queue),
         runs=tuple(_following(run, config.models.get(run.model.id)) for run in fleet.runs),
         failures={name: failure for name, failure in fleet.failures.items() if name in stays},
         breakers={name: breaker for name, breaker in fleet.breakers.items() if name in stays},
         corrected=fleet.corrected & stays,
         going_home=False,
     )
+
+
+def ranked(ticket: Ticket, config: Config) -> Ticket:
+    """The ticket with the rank that its model's priority gives it."""
+    rank = -config.priorities.get(ticket.model, 0)
+    return ticket if ticket.rank == rank else replace(ticket, rank=rank)
 
 
 def _is_as_before(model: Model, other: Model | None) -> bool:

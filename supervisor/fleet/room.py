@@ -119,8 +119,13 @@ def limits(fleet: Fleet, now: float, *, by_reading: bool = True) -> dict[str, in
         ours = _in_reading(fleet.runs, books.held, books.read_at)
         for name, free in books.reading.free.items():
             kept = 0 if name in memory.budget else memory.reserve
-            found[name] = min(found.get(name, free), free - kept + ours.get(name, 0))
+            found[name] = min(found.get(name, free), max(0, free - kept + ours.get(name, 0)))
     return found
+
+
+def expected_limits(fleet: Fleet, now: float) -> dict[str, int]:
+    """What they may take once the machine has given back what processes held that are gone."""
+    return limits(fleet, now, by_reading=not fleet.books.are_settling(now))
 
 
 def _in_reading(runs: Iterable[Run], held: Mapping[int, Mapping[DeviceId, int]], at: float) -> dict[DeviceId, int]:
@@ -166,7 +171,9 @@ def _moved(footprint: Footprint, gpus: Iterable[DeviceId], there: Mapping[Device
 
 def _split(wanted: int, gpus: list[DeviceId], within: Amounts) -> dict[DeviceId, int]:
     """llama-server splits layers in proportion to what it finds free."""
-    total = sum(within[gpu] for gpu in gpus) or 1
+    total = sum(within[gpu] for gpu in gpus)
+    if not total:
+        return {gpus[0]: wanted}
     return {gpu: wanted * within[gpu] // total for gpu in gpus}
 
 

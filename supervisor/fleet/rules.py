@@ -12,7 +12,8 @@ from supervisor.fleet import reasons
 from supervisor.fleet.books import LOOK_EVERY, STALE_SECONDS
 from supervisor.fleet.breaker import refusal
 from supervisor.fleet.constraints import evicted_by, may_start, outlook
-from supervisor.fleet.room import Room, best, limits, placements, takes
+from supervisor.fleet.queue import Queue, Ticket, TicketId
+from supervisor.fleet.room import Room, best, expected_limits, limits, placements, takes
 from supervisor.fleet.values import (
     PLACES,
     Action,
@@ -21,15 +22,12 @@ from supervisor.fleet.values import (
     Load,
     Look,
     Phase,
-    Queue,
     Reason,
     Refuse,
     Run,
     RunId,
     Spawn,
     Terminate,
-    Ticket,
-    TicketId,
 )
 from supervisor.fleet.victims import choose
 from supervisor.fleet.waiting import expected_wait
@@ -50,16 +48,10 @@ SHORTEST_RETRY = 1.0
 
 def in_turn(fleet: Fleet, now: float) -> Fleet:
     """Higher priorities first, in order of arrival among equals; who waits for longer than `max_wait` before all."""
-    priorities = fleet.config.priorities
-    ranks = {model: -priorities.get(model, 0) for model in fleet.queue.wanted} if priorities else {}
-    if len(set(ranks.values())) < 2:
+    queue = fleet.queue
+    if not queue or queue[0].rank == queue[-1].rank:
         return fleet
-    overdue = now - fleet.config.server.max_wait
-    turns = [(-inf if ticket.since <= overdue else ranks[ticket.model], ticket.since) for ticket in fleet.queue]
-    order = sorted(range(len(turns)), key=turns.__getitem__)
-    if order == list(range(len(turns))):
-        return fleet
-    return replace(fleet, queue=Queue(fleet.queue[place] for place in order))
+    return replace(fleet, queue=queue.with_first(now - fleet.config.server.max_wait))
 
 
 def refusal_of_one_more(fleet: Fleet, ticket: Ticket, now: float) -> QueueFull | None:
@@ -100,9 +92,11 @@ def _hopeless(fleet: Fleet, now: float) -> Mapping[str, SupervisorError]:
     budget = limits(fleet, now, by_reading=False)
     pinned = [run for run in fleet.runs if run.model.pinned and not run.is_leaving]
     beside = Room(budget, (run.footprint for run in pinned))
-    errors: dict[str, SupervisorError | None] = {model: refusal(fleet, model, now) for model in cold}
+    errors: dict[str, SupervisorError | None] = {
+        model: refusal(fleet, model, now) for model in cold if model in fleet.breakers
+    }
     for model in {*cold[:CLOSEST], cold[-1]}:  # the others were the last once
-        errors[model] = errors[model] or _never_fits(fleet, model, beside, pinned, now)
+        errors[model] = errors.get(model) or _never_fits(fleet, model, beside, pinned, now)
     return {model: error for model, error in errors.items() if error is not None}
 
 
@@ -172,7 +166,6 @@ class _Line:
         self._house = _on_hand(fleet)
         self._cold = {name for name in islice(fleet.queue.wanted, CLOSEST) if name not in self._house}
         self._unpinned = [run for run in open_runs if not run.model.pinned]
-        self._within = limits(fleet, now)
         self._room: Room | None = None
 
     def stand(self, ticket: Ticket) -> None:
@@ -190,8 +183,8 @@ class _Line:
         """The open runs that could make the room it lacks, and those that it cannot live beside."""
         fleet = self._fleet
         if self._room is None:
-            self._room = Room(self._within, (run.footprint for run in fleet.runs))
-        options = placements(fleet, fleet.config.models[model], self._within)
+            self._room = Room(limits(fleet, self._now), (run.footprint for run in fleet.runs))
+        options = placements(fleet, fleet.config.models[model], expected_limits(fleet, self._now))
         placed = best(fleet, self._room, options)
         lacking = set() if placed else {name for each in options for name in self._room.lacks(each.footprint)}
         self._room.take((placed or options[0]).footprint)
@@ -283,31 +276,33 @@ def look_at(fleet: Fleet, now: float) -> float | None:
 def spawn(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     """Start what is wanted, has no constraint against it and fits, in queue order.
 
-    Who does not fit holds the resources it waits for; who waits for a model that stays holds none.
+    It has to fit twice: beside all that lives now, and in the house to come, beside what stays and those who come
+    before, or it would only be evicted again. Who fits in neither holds the resources it waits for; who waits for a
+    model that stays holds none.
     """
     if fleet.config.memory is not None and not fleet.books.are_fresh(now):
         return fleet, ()
-    within = limits(fleet, now)
-    room = Room(within, (run.footprint for run in fleet.runs))
+    here = Room(limits(fleet, now), (run.footprint for run in fleet.runs))
+    to_come = Room(expected_limits(fleet, now), (run.footprint for run in fleet.runs if not run.is_leaving))
     actions: list[Action] = []
     runs = fleet.by_model()
     for name in outlook(fleet).coming[:CLOSEST]:
-        if name in runs:
-            continue  # still on its way out
-        if room.free(PLACES) == 0:
+        if here.free(PLACES) == 0:
             break
         model = fleet.config.models[name]
-        options = placements(fleet, model, within)
-        placed = best(fleet, room, options)
-        if placed is None:
-            room.hold(options[0].footprint)
-            continue
-        if may_start(fleet, name):
+        options = placements(fleet, model, to_come.limits)
+        placed = best(fleet, here, [each for each in options if not to_come.lacks(each.footprint)])
+        if placed is not None and name not in runs and may_start(fleet, name):
             run = _new_run(fleet, model, now)
             run = replace(run, footprint=placed.footprint, devices=placed.devices)
-            actions += reasons.started(run, placed, room, fleet.habits.get(name)), Spawn(run)
+            actions += reasons.started(run, placed, here, fleet.habits.get(name)), Spawn(run)
             fleet = replace(fleet, runs=(*fleet.runs, run), spawned=fleet.spawned + 1)
-        room.take(placed.footprint)
+            here.take(placed.footprint)
+            to_come.take(placed.footprint)
+        elif expected := best(fleet, to_come, options):
+            to_come.take(expected.footprint)
+        else:
+            to_come.hold(options[0].footprint)
     return fleet, tuple(actions)
 
 

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import cached_property
-from math import inf
 from typing import TYPE_CHECKING, NamedTuple, NewType, TypeAlias
 
 from supervisor.fleet.books import Books
 from supervisor.fleet.memory import Footprint
+from supervisor.fleet.queue import Queue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from supervisor.config.values import Config, Model
     from supervisor.errors import Failure, SupervisorError
     from supervisor.fleet.books import Habit
     from supervisor.fleet.decisions import Decision
     from supervisor.fleet.memory import DeviceId, Measured, Reading
+    from supervisor.fleet.queue import Ticket, TicketId
 
 RunId = NewType("RunId", int)
-TicketId = NewType("TicketId", int)
 
 Amounts: TypeAlias = "Mapping[str, int]"
 """How much of each resource: bytes of devices, and `PLACES`."""
@@ -85,59 +84,12 @@ class Run:
         return self.retiring is not None or self.phase is Phase.STOPPING
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """One request that waits for a run of its model."""
-
-    id: TicketId
-    model: str
-    since: float
-
-
 class Count(NamedTuple):
     """How a run is used, as it is counted outside the planner."""
 
     leases: int
     used_at: float
     gap: float | None = None
-
-
-class Queue(tuple[Ticket, ...]):
-    """Who waits, in the order of their turns. What the rules ask of it is counted once per queue, not once per rule."""
-
-    @cached_property
-    def wanted(self) -> Mapping[str, int]:
-        """The models somebody waits for, in queue order, and how many do."""
-        counts: dict[str, int] = {}
-        for ticket in self:
-            counts[ticket.model] = counts.get(ticket.model, 0) + 1
-        return counts
-
-    @cached_property
-    def since(self) -> Mapping[str, float]:
-        """When the first of those who wait for a model came."""
-        found: dict[str, float] = {}
-        for ticket in self:
-            if ticket.since < found.get(ticket.model, inf):
-                found[ticket.model] = ticket.since
-        return found
-
-    @cached_property
-    def places(self) -> Mapping[str, int]:
-        """The models somebody waits for, and how many of them come before."""
-        return {model: place for place, model in enumerate(self.wanted)}
-
-    def with_last(self, ticket: Ticket) -> Queue:
-        """The queue with one more at its end."""
-        queue = Queue((*self, ticket))
-        queue.__dict__["wanted"] = {**self.wanted, ticket.model: self.wanted.get(ticket.model, 0) + 1}
-        queue.__dict__["since"] = {ticket.model: ticket.since, **self.since}
-        return queue
-
-    def without(self, gone: Iterable[TicketId]) -> Queue:
-        """The queue without these."""
-        left = frozenset(gone)
-        return Queue(ticket for ticket in self if ticket.id not in left)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from supervisor.fleet.books import FIRST_GUESS
 from supervisor.fleet.constraints import LOOKAHEAD
 from supervisor.fleet.memory import Footprint
-from supervisor.fleet.room import Placement, Room, best, limits, placements, takes
+from supervisor.fleet.room import Placement, Room, best, expected_limits, limits, placements, takes
 from supervisor.fleet.values import PLACES, Phase
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class _Choice:
         self._fleet = fleet
         self._marked = marked
         self._now = now
-        self._within = limits(fleet, now, by_reading=not fleet.books.are_settling(now))
-        self._staying = [run for run in fleet.runs if not run.is_leaving]
+        self._within = expected_limits(fleet, now)
+        self._staying = sorted((run for run in fleet.runs if not run.is_leaving), key=self._turn)
         self._room = Room(self._within, (run.footprint for run in self._staying))
 
     def of(self, coming: Sequence[str]) -> tuple[Eviction, ...]:
@@ -71,7 +71,7 @@ class _Choice:
         """Runs have grown, or a limit was lowered: idle ones leave; where there are too many, busy ones too."""
         room = Room(limits(self._fleet, self._now, by_reading=False), (run.footprint for run in self._staying))
         victims = []
-        for run in sorted(self._staying, key=self._turn):
+        for run in self._staying:
             over = {name for name in room.limits if (room.free(name) or 0) < 0}
             is_wanted = run.leases > 0 or run.model.id in self._fleet.queue.wanted
             if run.model.pinned or not takes(run.footprint) & (over & {PLACES} if is_wanted else over):
@@ -88,7 +88,7 @@ class _Choice:
             self._room.give_back(victim.footprint)
 
     def _cheapest(self, name: str, options: Sequence[Placement]) -> Eviction | None:
-        order = sorted(evictable(self._fleet, name, self._staying, self._now), key=self._turn)
+        order = evictable(self._fleet, name, self._staying, self._now)
         found = ((option, self._fewest(option.footprint, order)) for option in options)
         evictions = [Eviction(name, option, victims) for option, victims in found if victims]
         return min(evictions, key=lambda each: self._price(each.victims), default=None)
@@ -165,9 +165,9 @@ def evictable(fleet: Fleet, model: str, runs: Sequence[Run], now: float) -> list
 
     And none that has just been loaded and serves, unless this model has waited for too long already.
     """
-    places, since = fleet.queue.places, fleet.queue.since
+    places, head = fleet.queue.places, fleet.queue.heads.get(model)
     own = places.get(model, inf)
-    is_overdue = now >= since.get(model, now) + fleet.config.server.max_wait
+    is_overdue = head is not None and now >= head.since + fleet.config.server.max_wait
     return [
         run
         for run in runs

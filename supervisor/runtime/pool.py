@@ -21,6 +21,7 @@ from supervisor.errors import ModelNotLoaded, SupervisorError
 from supervisor.fleet.decisions import Kind
 from supervisor.fleet.memory import Measured
 from supervisor.fleet.planner import decide, next_deadline
+from supervisor.fleet.queue import Ticket, TicketId
 from supervisor.fleet.values import (
     Abandoned,
     BecameReady,
@@ -42,8 +43,6 @@ from supervisor.fleet.values import (
     Tell,
     Terminate,
     Tick,
-    Ticket,
-    TicketId,
     UnloadAsked,
 )
 from supervisor.fleet.waiting import expected_wait

@@ -7,6 +7,7 @@ the pool does it. The time is what `at` says; it stands still otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -15,6 +16,7 @@ from supervisor.config.routing import Matrix
 from supervisor.config.values import Config, Model, Server
 from supervisor.errors import Failure
 from supervisor.fleet.planner import decide, next_deadline
+from supervisor.fleet.queue import Ticket
 from supervisor.fleet.values import (
     Action,
     BecameReady,
@@ -30,7 +32,6 @@ from supervisor.fleet.values import (
     Spawn,
     Tell,
     Terminate,
-    Ticket,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +70,15 @@ def failure_of(model: str, *, phase: str = "loading") -> Failure:
     )
 
 
+class Name(str):
+    """What a ticket is called; of two, the one that came first is the lesser, as it is with numbers."""
+
+    number: int
+
+    def __lt__(self, other: Name) -> bool:  # type: ignore[override]
+        return self.number < other.number
+
+
 @dataclass
 class Scene:
     """A fleet, the time, and what the planner said last."""
@@ -78,6 +88,7 @@ class Scene:
     actions: tuple[Action, ...] = ()
 
     def __post_init__(self) -> None:
+        self._numbers = count(1)
         self._runs: dict[str, Run] = {}
         self._granted: dict[str, Run] = {}
 
@@ -131,7 +142,9 @@ class Scene:
     def _numbered(self, event: Event) -> Event:
         match event:
             case Requested(name):
-                return Requested(Ticket(name, str(name).rstrip("0123456789"), self.now))
+                called = Name(name)
+                called.number = next(self._numbers)
+                return Requested(Ticket(called, called.rstrip("0123456789"), self.now))
             case Released(name):
                 return Released(self._end_lease(str(name)))
             case BecameReady(name) | Exited(name):

@@ -110,6 +110,15 @@ def test_memory_of_others_counts() -> None:
     assert scene.refusal.retry_after
 
 
+def test_ledger_decides_alone_where_the_machine_does_not_answer() -> None:
+    """What it said once says nothing of now."""
+    scene = house("a", takes={"a": {HOST: 6}}, memory=budget(host=8))
+    scene.when(Requested("a1")).when(seen({HOST: 3}, host=16)).then(Refuse("a1", CannotFit))
+
+    scene.when(Requested("a2"), at=60).then(Look())
+    scene.when(Observed(None)).then(Spawn("a"))
+
+
 def test_own_runs_are_not_counted_twice() -> None:
     """What the machine says is taken was partly taken by us; that is in the ledger already."""
     scene = house("a", "b", takes={"a": {HOST: 6}, "b": {HOST: 6}}, memory=budget(host=12))
@@ -140,6 +149,20 @@ def test_memory_that_comes_back_late_is_waited_for() -> None:
     scene.when(seen({"CUDA0": 6}, CUDA0=8)).then(Spawn("c"))
 
 
+def test_model_does_not_make_do_with_the_processor_while_memory_comes_back() -> None:
+    """What the machine says is free now is not what there will be in a moment; nor is nothing enough for anybody."""
+    takes = {"a": {"CUDA0": 6}, "b": {"CUDA0": 6}}
+    scene = house("a", "b", takes=takes, memory=budget(CUDA0=8, host=16))
+    loaded(scene, "a", free={"CUDA0": 8, HOST: 16})
+    scene.when(Requested("b1"), at=10).then(Terminate("a"), Look())
+    scene.when(seen({"CUDA0": 2, HOST: 16}, CUDA0=8, host=16)).when(Exited("a"), at=11).then(Look())
+
+    scene.when(seen({"CUDA0": 2, HOST: 16}, CUDA0=8, host=16)).then()
+    scene.when(Tick(), at=11.05).when(seen({"CUDA0": 0, HOST: 16}, CUDA0=8, host=16)).then()
+    scene.when(Tick(), at=11.1).when(seen({"CUDA0": 8, HOST: 16})).then(Spawn("b"))
+    assert scene.run("b").footprint.amounts == {"CUDA0": 6 * G}
+
+
 def test_memory_that_does_not_come_back_is_another_s() -> None:
     """After a while what the machine says is believed, and the next one leaves."""
     takes = {"a": {"CUDA0": 6}, "b": {"CUDA0": 2}, "c": {"CUDA0": 6}}
@@ -148,6 +171,32 @@ def test_memory_that_does_not_come_back_is_another_s() -> None:
     scene.when(Requested("c1"), at=10).when(seen({"CUDA0": 0}, CUDA0=8)).when(Exited("a"), at=11)
 
     scene.when(seen({"CUDA0": 4}, CUDA0=8), at=11 + SETTLE_SECONDS).then(Terminate("b"))
+
+
+def test_nobody_starts_where_an_earlier_one_is_about_to() -> None:
+    """It lacks one device and not yet the other; who took that would be evicted again as soon as it had loaded."""
+    takes = {"old": {"CUDA0": 8}, "large": {"CUDA0": 8, HOST: 8}, "small": {HOST: 4}}
+    scene = house("old", "large", "small", takes=takes, memory=budget(CUDA0=8, host=8))
+    loaded(scene, "old", free={"CUDA0": 8, HOST: 8})
+    scene.when(Requested("large1"), at=10).then(Terminate("old"), Look())
+    scene.when(Requested("small1")).when(Exited("old"), at=10.5)
+    scene.when(seen({"CUDA0": 0, HOST: 8}, CUDA0=8, host=8)).then()
+
+    scene.when(Tick(), at=10.55).when(seen({"CUDA0": 8, HOST: 8})).then(Spawn("large"))
+    scene.when(BecameReady("large")).then(Grant("large1", "large"))
+
+
+def test_nobody_is_let_through_by_a_start_that_an_overdue_ticket_waits_behind() -> None:
+    """What an overdue model waits for goes to it, and not round and round among those behind it."""
+    takes = {"old": {"CUDA0": 8}, "large": {"CUDA0": 8, HOST: 8}, "small": {HOST: 7}, "tiny": {HOST: 1}}
+    scene = house("old", "large", "small", "tiny", takes=takes, memory=budget(CUDA0=8, host=9), max_wait=5)
+    loaded(scene, "old", "tiny", free={"CUDA0": 8, HOST: 9})
+    scene.when(Requested("old1"), at=10).when(Requested("large1")).when(Requested("small1"), at=12).then()
+
+    scene.when(Tick(), at=15).when(seen({"CUDA0": 0, HOST: 8}, CUDA0=8, host=9)).then()
+    scene.when(Requested("tiny1")).then(Grant("tiny1", "tiny"))
+    scene.when(Released("old1")).then(Terminate("old"))
+    scene.when(Exited("old"), at=15.1).when(seen({"CUDA0": 8, HOST: 8}, CUDA0=8, host=9)).then(Spawn("large"))
 
 
 def test_unknown_footprint_is_alone_until_it_is_measured() -> None:
@@ -223,6 +272,18 @@ def test_loads_on_different_devices_go_on_at_the_same_time() -> None:
     scene.when(free).when(Requested("a1")).when(BecameReady("a")).when(Requested("b1"), at=0.5)
 
     scene.when(Requested("c1")).then(Spawn("c"))
+
+
+def test_place_that_is_kept_is_the_one_that_is_made() -> None:
+    """It waits for the device that its victim leaves; on the other one somebody else may start."""
+    sizes = {"busy": 20, "idle": 10, "waiting": 10, "other": 3}
+    scene = two_gpus(*sizes, **sizes)
+    for model in ("busy", "idle"):
+        scene.when(Requested(f"{model}1")).when(BecameReady(model))
+    scene.when(Released("idle1")).when(Requested("waiting1")).then(Terminate("idle"))
+
+    scene.when(Requested("other1")).then(Spawn("other"))
+    assert scene.run("other").devices == ("CUDA0",)
 
 
 def test_what_no_gpu_holds_is_left_to_the_processor() -> None:

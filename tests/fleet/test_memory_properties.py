@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
@@ -17,25 +16,22 @@ from supervisor.config.values import Memory, Spread
 from supervisor.errors import CannotFit, Failure
 from supervisor.fleet.memory import HOST, Device, Footprint, Measured, Reading, Source, sum_of
 from supervisor.fleet.planner import decide
-from supervisor.fleet.room import Room, limits, placements, takes
+from supervisor.fleet.room import Room, expected_limits, limits, placements, takes
 from supervisor.fleet.values import Exited, Fleet, Load, Look, Observed, Reason, Run, Spawn
 from tests.fleet import test_properties
 from tests.fleet.scene import config_of
 from tests.fleet.test_properties import DRAIN, MAX_WAIT, MODELS, NAMES
+from tests.fleet.worlds import OTHERS, play_the_same
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from supervisor.errors import SupervisorError
-    from supervisor.fleet.values import Action, Event, Ticket
+    from supervisor.fleet.queue import Ticket
+    from supervisor.fleet.values import Action, Event
 
 SIZES = {"CUDA0": 24, "CUDA1": 12, HOST: 64}
 FOOTPRINTS = st.fixed_dictionaries({"CUDA0": st.integers(0, 16), HOST: st.integers(1, 16)})
-BRIEF = settings(
-    max_examples=200, stateful_step_count=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
-"""The same worlds in every run; `LONG` looks for others."""
-LONG = settings(BRIEF, max_examples=2000, derandomize=False)
 
 
 class MemoryWorld(test_properties.World):
@@ -142,9 +138,10 @@ class MemoryWorld(test_properties.World):
         cold = [model for model in self.fleet.queue.wanted if model not in here]
         if not new or len(cold) != 1 or was:
             return
-        within = limits(self.fleet, self.now, by_reading=not self.fleet.books.are_settling(self.now))
+        within = expected_limits(self.fleet, self.now)
         budget = limits(self.fleet, self.now, by_reading=False)
-        if any(taken > budget.get(name, taken) for name, taken in sum_of(run.footprint for run in before.runs).items()):
+        taken = sum_of(run.footprint for run in self.fleet.runs)
+        if any(amount > budget.get(name, amount) for name, amount in taken.items()):
             return
         staying = [run for run in self.fleet.runs if not run.is_leaving]
         options = placements(self.fleet, self.fleet.config.models[cold[0]], within)
@@ -164,9 +161,9 @@ class MemoryWorld(test_properties.World):
         )
 
     def lacking(self, fleet: Fleet, model: str) -> set[str]:
-        within = limits(fleet, self.now)
-        room = Room(within, (run.footprint for run in fleet.runs))
-        found = [room.lacks(each.footprint) for each in placements(fleet, fleet.config.models[model], within)]
+        room = Room(limits(fleet, self.now), (run.footprint for run in fleet.runs))
+        options = placements(fleet, fleet.config.models[model], expected_limits(fleet, self.now))
+        found = [room.lacks(each.footprint) for each in options]
         return {name for each in found for name in each} if all(found) else set()
 
     def go_on(self) -> None:
@@ -185,10 +182,11 @@ class MemoryWorld(test_properties.World):
         """An exit is news for the books."""
 
 
-class TestMemoryWorld(MemoryWorld.TestCase):
-    settings = BRIEF
+def test_random_worlds_with_memory() -> None:
+    """The same in every run."""
+    play_the_same(MemoryWorld)
 
 
 @pytest.mark.slow
-class TestMemoryWorldAtLength(MemoryWorld.TestCase):
-    settings = LONG
+class TestOtherWorldsWithMemory(MemoryWorld.TestCase):
+    settings = OTHERS

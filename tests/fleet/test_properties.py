@@ -11,7 +11,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
-from hypothesis import HealthCheck, settings
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -21,6 +21,7 @@ from supervisor.config.values import Model
 from supervisor.errors import CannotFit, ModelFailed, ModelNotFound, ModelUnloaded, QueueFull, ShuttingDown
 from supervisor.fleet.constraints import evicted_by
 from supervisor.fleet.planner import decide, next_deadline
+from supervisor.fleet.queue import Ticket, TicketId
 from supervisor.fleet.values import (
     Abandoned,
     BecameReady,
@@ -41,11 +42,10 @@ from supervisor.fleet.values import (
     Tell,
     Terminate,
     Tick,
-    Ticket,
-    TicketId,
     UnloadAsked,
 )
 from tests.fleet.scene import config_of, failure_of, matrix_of
+from tests.fleet.worlds import OTHERS, play_the_same
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -493,7 +493,11 @@ class World(RuleBasedStateMachine):
         raise AssertionError(f"stuck: {self.fleet!r}, waiting {sorted(self.waiting)}")
 
 
-TestWorld = World.TestCase
-TestWorld.settings = settings(
-    max_examples=200, stateful_step_count=80, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+def test_random_worlds() -> None:
+    """The same in every run."""
+    play_the_same(World)
+
+
+@pytest.mark.slow
+class TestOtherWorlds(World.TestCase):
+    settings = OTHERS
