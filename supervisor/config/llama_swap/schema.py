@@ -94,7 +94,7 @@ def _settings(place: Place) -> dict[str, Json]:
 
 
 def _is_protected(field: str) -> bool:
-    return not field or path(field)[0] == "model"
+    return not field or path(field)[0].name == "model"
 
 
 def _profile(place: Place) -> dict[str, object]:
