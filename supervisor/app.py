@@ -67,7 +67,7 @@ class App:
             in_flight=service.in_flight,
             activity=service.records.activity if service.config.server.activity else None,
         )
-        self._websockets = WebSocketProxy(service.pool, service.names)
+        self._websockets = WebSocketProxy(service.pool, service.names, peers)
         self._tasks: set[asyncio.Task[None]] = set()
         self._body_memory = BodyMemory(0)
         api = Api(service)
@@ -88,6 +88,7 @@ class App:
         self._access.adopt(config)
         self._access_log = access_log(config.server, partial(self._service.logs.proxy.append, stream="log"))
         self._proxy.adopt(config)
+        self._websockets.adopt(config)
 
     # A request, as it comes.
 

@@ -17,8 +17,11 @@ from supervisor.proxy.heads import AS_IT_CAME, Forwarding
 from supervisor.proxy.opening import NoConnection, Opener
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from supervisor.llama.endpoint import Endpoint
     from supervisor.proxy.heads import Headers
+    from supervisor.proxy.opening import ProtocolT
 
 JOINED_BYTES = 64 * 1024
 """Up to this size a body is copied behind its head rather than written by itself."""
@@ -266,17 +269,22 @@ class Upstream:
     async def connect(self) -> Connection:
         """A new connection; raises `NoConnection`."""
         self._check_open()
-        try:
-            connection = await self._opener.open(Connection)
-        except NoConnection:
-            self.is_reachable = False
-            raise
-        self.is_reachable = True
+        connection = await self.open(Connection)
         if self.is_closed:
             connection.abandon()
         self._check_open()
         self._busy.add(connection)
         return connection
+
+    async def open(self, make: Callable[[], ProtocolT]) -> ProtocolT:
+        """A new connection with another protocol, for its caller to close; raises `NoConnection`."""
+        try:
+            protocol = await self._opener.open(make)
+        except NoConnection:
+            self.is_reachable = False
+            raise
+        self.is_reachable = True
+        return protocol
 
     def release(self, connection: Connection) -> None:
         """Give a connection back after its exchange; one whose response was not read to its end is closed."""

@@ -6,8 +6,9 @@ import gzip
 from typing import TYPE_CHECKING
 
 import pytest
+from websockets.exceptions import InvalidStatus
 
-from tests.conftest import eventually
+from tests.conftest import DEADLINE, eventually
 from tests.llamaswap.children import Server, running_server
 from tests.llamaswap.conftest import Swap, running_swap, seen, sent
 
@@ -113,6 +114,28 @@ def test_upstream(swap: Swap) -> None:
     assert seen(swap.get("/upstream/one/x/a%2Fb?c"))["target"] == "/a%2Fb?c"
     assert seen(swap.get("/upstream/author/y/v1/z"))["target"] == "/v1/z"
     assert seen(swap.get("/upstream/two/z/a.js"))["target"] == "/deep/a.js"
+
+
+def test_websocket(swap: Swap, one: Server) -> None:
+    """1.6, 1.9: a websocket passes to a peer, with the peer's host and key."""
+    with swap.socket("/upstream/one/x/any/place", additional_headers={**KEY, "x-forwarded-for": "10.1.2.3"}) as socket:
+        for message in ("hello", b"\x00\xff"):
+            socket.send(message)
+        assert [socket.recv(DEADLINE) for _ in range(2)] == ["hello", b"\x00\xff"]
+        headers = one.about()["handshake"]
+    eventually(lambda: one.about()["sockets"] == 0)
+
+    assert (headers["host"], headers["authorization"]) == (f"127.0.0.1:{one.port}", "Bearer theirs")
+    assert "x-forwarded-for" not in headers
+
+
+def test_websocket_to_a_peer_that_is_away(swap: Swap) -> None:
+    """1.3: it is refused as any request is."""
+    with pytest.raises(InvalidStatus) as raised:
+        swap.socket("/upstream/away/gone/ws", additional_headers=KEY)
+
+    assert raised.value.response.status_code == 502
+    assert b"`away` cannot be reached" in (raised.value.response.body or b"")
 
 
 # Keys and headers.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from websockets.sync.client import connect
 
 from tests.conftest import DEADLINE, alive, eventually
 from tests.llamaswap.conftest import Swap, running_swap
@@ -192,8 +191,7 @@ def test_websockets_keep_it(expiring: Swap) -> None:
     """2.4, 1.6: so does an open websocket, unless they are ignored."""
     for model in ("busy", "quiet"):
         expiring.ask(model).raise_for_status()
-    url = expiring.url.replace("http:", "ws:")
-    with connect(f"{url}/upstream/busy/ws", proxy=None), connect(f"{url}/upstream/quiet/ws", proxy=None):
+    with expiring.socket("/upstream/busy/ws"), expiring.socket("/upstream/quiet/ws"):
         eventually(lambda: "quiet" not in expiring.running())
         let_time_pass(expiring)
 
