@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from supervisor.llama.endpoint import Endpoint
+    from supervisor.proxy.forward_proxy import ForwardProxy
     from supervisor.proxy.heads import Headers
     from supervisor.proxy.opening import ProtocolT
 
@@ -223,8 +224,16 @@ class Connection(asyncio.Protocol):
 class Upstream:
     """The connections to one server."""
 
-    def __init__(self, endpoint: Endpoint, *, timeouts: Timeouts = OURS, forwarding: Forwarding = AS_IT_CAME) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        timeouts: Timeouts = OURS,
+        forwarding: Forwarding = AS_IT_CAME,
+        through: ForwardProxy | None = None,
+    ) -> None:
         self.endpoint = endpoint
+        self.through = through
         self.adopt(timeouts, forwarding)
         self.is_reachable: bool | None = None
         """Whether the last attempt came through; None before the first."""
@@ -240,7 +249,7 @@ class Upstream:
         """How the heads of requests to it are written."""
         self.response_header = timeouts.response_header
         """Seconds within which it has to begin an answer."""
-        self._opener = Opener(self.endpoint, timeouts)
+        self._opener = Opener(self.endpoint, timeouts, through=self.through)
         self._idle_seconds = math.inf if timeouts.idle_connection is None else timeouts.idle_connection
 
     def dry_up(self) -> None:

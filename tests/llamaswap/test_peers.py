@@ -13,7 +13,7 @@ from tests.llamaswap.children import Server, running_server
 from tests.llamaswap.conftest import Swap, running_swap, seen, sent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CONFIG = """
 apiKeys: [ours]
@@ -37,6 +37,12 @@ peers:
   away:
     proxy: http://127.0.0.1:1
     models: [gone]
+"""
+BEHIND_A_PROXY = """
+models: {here: {cmd: "<child>"}}
+peers:
+  far: {proxy: "http://far.example/llm", models: [x]}
+  near: {proxy: "http://near.example:1", models: [y]}
 """
 KEY = {"authorization": "Bearer ours"}
 
@@ -136,6 +142,16 @@ def test_websocket_to_a_peer_that_is_away(swap: Swap) -> None:
 
     assert raised.value.response.status_code == 502
     assert b"`away` cannot be reached" in (raised.value.response.body or b"")
+
+
+def test_forward_proxy(start_swap: Callable[..., Swap], one: Server) -> None:
+    """1.9: peers are asked through HTTP_PROXY, but for those that NO_PROXY names and those on this machine."""
+    environ = {"HTTP_PROXY": one.url, "http_proxy": "", "NO_PROXY": "other.example, near.example"}
+    swap = start_swap(BEHIND_A_PROXY, env=environ)
+
+    assert seen(swap.ask("x"))["target"] == "http://far.example/llm/v1/chat/completions"
+    assert swap.ask("y").status_code == 502
+    assert seen(swap.ask("here"))["target"] == "/v1/chat/completions"
 
 
 # Keys and headers.
