@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
-import msgspec.json
 from starlette.responses import Response
 from starlette.routing import Route
 
 from supervisor import __version__
+from supervisor.api.encoded import Json
 from supervisor.errors import InvalidRequest, RouteNotFound
 from supervisor.fleet.values import Phase
 from supervisor.record import metrics
@@ -37,15 +37,6 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 logger = logging.getLogger("supervisor.api")
 
 STATES = {Phase.STARTING: "starting", Phase.READY: "ready", Phase.STOPPING: "stopping"}
-
-
-class Json(Response):
-    """A JSON answer, encoded by msgspec."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return msgspec.json.encode(content)
 
 
 class RecordRoutes:
@@ -91,8 +82,10 @@ class RecordRoutes:
 
     async def capture(self, request: Request) -> Response:
         """A whole request with its answer, if it was kept."""
-        name = request.path_params["id"]
-        number = int(name) if name.isascii() and name.isdecimal() else 0
+        try:
+            number = int(request.path_params["id"])
+        except ValueError as exc:
+            raise InvalidRequest("invalid capture ID", hint="it is the `id` of a row of activity") from exc
         capture = self._service.records.activity.captures.get(number)
         if capture is None:
             raise RouteNotFound("capture not found", hint="only the newest are kept, up to `capture_buffer`")

@@ -235,6 +235,7 @@ def test_captures(http: httpx.Client) -> None:
     number = newest(http)["id"]
     capture = http.get(f"/api/captures/{number}").json()
     missing = http.get("/api/captures/4711")
+    assert http.get("/api/captures/x").status_code == 400
 
     assert (capture["id"], capture["req_path"]) == (number, CHAT)
     assert capture["req_headers"]["Authorization"] == "[REDACTED]"
