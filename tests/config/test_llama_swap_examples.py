@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from supervisor.config import schema
 from supervisor.config.expressions import Either, Included, Single, Together
 from supervisor.config.llama_swap.reader import parse
 from supervisor.config.llama_swap.schema import FILTERS, TABLES, TIMEOUTS
@@ -82,6 +83,40 @@ def test_the_file_with_everything_has_every_key() -> None:
 
     assert found >= known_paths() - OTHERWISE
     assert not found & OTHERWISE
+
+
+SPELLINGS = [
+    (path + key, name.strip())
+    for path, keys in TABLES.items()
+    for key, known in keys.items()
+    for name in known.toml.split(",")
+    if name.strip()
+]
+
+
+@pytest.mark.parametrize(("key", "spelling"), SPELLINGS)
+def test_its_spelling_in_models_toml(key: str, spelling: str) -> None:
+    """What the docs say a key is called in models.toml is a key there."""
+    table, _, name = spelling.rpartition("] ")
+    place = {
+        "": schema.MODEL,
+        "[defaults": schema.DEFAULTS,
+        "[server": schema.SERVER,
+        "[peers.NAME": schema.PEER,
+        "[selectors.NAME": schema.SELECTOR,
+        "[profiles.NAME": schema.PROFILE,
+        "[groups.NAME": schema.GROUP,
+        "[matrix": schema.MATRIX,
+    }[table if "]" in spelling else CONTINUED.get(key, "")]
+    inner = {"timeouts": schema.TIMEOUTS, "capabilities": schema.CAPABILITIES, "performance": schema.PERFORMANCE}
+    first, _, rest = name.partition(".")
+
+    assert first in place
+    assert not rest or rest in inner[first]
+
+
+CONTINUED = {"peers.NAME.filters": "[peers.NAME"}
+"""Spellings with commas, of which only the first names its table."""
 
 
 def test_everything() -> None:
