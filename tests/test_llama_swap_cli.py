@@ -167,6 +167,18 @@ def test_check_prints_warnings_and_models(tmp_path: Path) -> None:
     assert as_json["config"][0]["path"] == "models.a.healthCheckTimeout"
 
 
+def test_a_key_that_is_missing_may_be_misspelled(tmp_path: Path) -> None:
+    """What is odd is said beside what is wrong."""
+    (tmp_path / "config.yaml").write_text("models:\n  a:\n    cdm: x\n")
+
+    found = run("check", "-config", "config.yaml", cwd=tmp_path)
+
+    assert found.returncode == 2
+    assert "error: models.a (line 2): expected the key `cmd`" in found.stderr
+    assert "models.a.cdm (line 3)" in found.stderr
+    assert "did you mean `cmd`?" in found.stderr
+
+
 def test_a_bad_address_is_a_problem_of_its_option(tmp_path: Path) -> None:
     """It is named as one of the config's would be."""
     (tmp_path / "config.yaml").write_text(CONFIG)
