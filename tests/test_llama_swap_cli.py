@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from supervisor import __version__
-from supervisor.cli import _with_command, _with_two_dashes
+from supervisor.cli import _config, _parser, _with_command, _with_two_dashes
 from supervisor.config.secrets import redacted_yaml
 from tests.conftest import DEADLINE, alive, eventually
 
@@ -148,6 +148,20 @@ def test_a_folder_needs_files_of_llama_swap(tmp_path: Path) -> None:
     assert empty.returncode == mixed.returncode == 2
     assert "`d` cannot be used" in empty.stderr
     assert "--config-dir" in mixed.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "port"),
+    [([], 8080), (["-tls-cert-file", "c", "-tls-key-file", "k"], 8443), (["-listen", ":1"], 1)],
+)
+def test_where_it_listens(tmp_path: Path, arguments: list[str], port: int) -> None:
+    """On every interface, on 8080, with a certificate on 8443 (spec: llama-swap.md, 3.1)."""
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG)
+    given = _with_command(_with_two_dashes(["-config", str(path), *arguments]))
+
+    server = _config(_parser().parse_args(given)).server
+    assert (server.host, server.port) == ("", port)
 
 
 # Commands.

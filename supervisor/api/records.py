@@ -99,7 +99,8 @@ class RecordRoutes:
         except (ValueError, OverflowError) as exc:
             expected = "a time as RFC 3339 has it, such as 2026-08-22T09:29:57Z"
             raise InvalidRequest(f"`after`: expected {expected}, got `{after[:50]}`") from exc
-        return Json(self._service.records.samples.as_json(since))
+        samples = self._service.records.samples
+        return Json(samples.as_json(since), 200 if samples.is_enabled else 503)
 
     async def hardware(self, request: Request) -> Response:
         """What this machine is; looked at once."""

@@ -324,7 +324,9 @@ def test_nothing_is_kept(start: Callable[..., RunningService]) -> None:
             "total": 0,
             "total_pages": 0,
         }
-        assert http.get("/api/performance").json() == {"enabled": False, "gpu_stats": None, "sys_stats": []}
+        disabled = http.get("/api/performance")
+        assert disabled.status_code == 503  # as llama-swap says it
+        assert disabled.json() == {"enabled": False, "gpu_stats": None, "sys_stats": []}
         assert http.get("/metrics", headers={"x-forwarded-for": "192.0.2.1"}).status_code == 403
 
 

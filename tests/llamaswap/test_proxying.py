@@ -113,6 +113,16 @@ def test_compressed_answers(swap: Swap) -> None:
     assert response.text == "squeezed"
 
 
+@pytest.mark.parametrize(
+    ("path", "seen_as"), [(CHAT, "gzip;q=0.5, deflate"), ("/upstream/m/other", "br, gzip;q=0.5, zstd, deflate")]
+)
+def test_compressions_that_are_asked_for(swap: Swap, path: str, seen_as: str) -> None:
+    """1.9: a child may compress only what we can read for the record, where there is one."""
+    headers = {"accept-encoding": "br, gzip;q=0.5, zstd, deflate"}
+
+    assert seen(swap.ask("m", path=path, headers=headers))["headers"]["accept-encoding"] == seen_as
+
+
 def test_buffering_proxies(swap: Swap) -> None:
     """1.9: an event stream tells proxies in front of us not to buffer it; other answers do not."""
     stream = raw(swap, "200 OK|content-type: text/event-stream; charset=utf-8")

@@ -176,6 +176,19 @@ def test_never_expires(expiring: Swap) -> None:
     assert expiring.running() == {"kept": "ready"}
 
 
+def test_one_that_was_never_asked(start_swap: Callable[..., Swap]) -> None:
+    """2.4, on purpose: its time starts when it is ready; llama-swap unloads it within a second."""
+    swap = start_swap("""
+hooks: {on_startup: {preload: [fresh]}}
+models: {fresh: {cmd: "<child>", ttl: 600}, clock: {cmd: "<child>", ttl: 1}}
+groups: {all: {swap: false, members: [fresh, clock]}}
+""")
+    eventually(lambda: swap.running() == {"fresh": "ready"})
+    let_time_pass(swap)
+
+    assert swap.running() == {"fresh": "ready"}
+
+
 def test_requests_keep_it(expiring: Swap) -> None:
     """2.4: the time starts when the last request has ended."""
     held = expiring.hold("busy", "long")
