@@ -17,7 +17,6 @@ from starlette.routing import Route
 from supervisor import __version__
 from supervisor.api.encoded import Json
 from supervisor.errors import InvalidRequest, RouteNotFound
-from supervisor.fleet.values import Phase
 from supervisor.record import metrics
 from supervisor.record.metrics import Gauges
 from supervisor.record.queries import models_of, query_of, time_of
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 logger = logging.getLogger("supervisor.api")
-
-STATES = {Phase.STARTING: "starting", Phase.READY: "ready", Phase.STOPPING: "stopping"}
 
 
 class RecordRoutes:
@@ -123,7 +120,7 @@ class RecordRoutes:
         gauges.add_all(metrics.IN_FLIGHT, (((name,), count) for name, count in service.in_flight.by_model().items()))
         gauges.add_all(metrics.WAITING, (((name,), count) for name, count in service.pool.fleet.queue.wanted.items()))
         for name, run in sorted(service.pool.fleet.by_model().items()):
-            gauges.add(metrics.STATE, 1, name, STATES[run.phase])
+            gauges.add(metrics.STATE, 1, name, run.phase.value)
             live = service.pool.live_run(run.id)
             if live is not None and live.pid is not None:
                 gauges.add(metrics.RESIDENT, resident_bytes(live.pid), name)
