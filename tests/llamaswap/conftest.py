@@ -83,11 +83,6 @@ class Swap(RunningService):
         """The states of the running models, as /running tells them."""
         return {row["model"]: row["state"] for row in self.client.get("/running").json()["running"]}
 
-    def status(self, model: str) -> dict[str, Any]:
-        """The `status` of a model where models are listed."""
-        rows = self.client.get("/v1/models").json()["data"]
-        return next(row["status"] for row in rows if row["id"] == model)
-
     def stdout(self) -> str:
         return (self.directory / "stdout").read_text(errors="replace")
 

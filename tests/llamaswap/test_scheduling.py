@@ -110,7 +110,7 @@ def test_nobody_starves(start_swap: Callable[..., Swap]) -> None:
     swap = start_swap('models: {a: {cmd: "<child>"}, b: {cmd: "<child>"}}')
     first = swap.hold("a", "first")
     other = swap.later(swap.ask, "b", name="other")
-    eventually(lambda: swap.status("a").get("detail") == "draining")
+    eventually(lambda: swap.model("a")["state"] == "draining")
     later = swap.later(swap.ask, "a", name="later")
     swap.child("a").go("first")
 
@@ -123,8 +123,8 @@ def test_a_client_that_leaves_while_it_waits(start_swap: Callable[..., Swap]) ->
     swap = start_swap('models: {a: {cmd: "<child>"}, b: {cmd: "<child>"}}')
     held = swap.hold("a", "held")
     with raw_request(swap, post("/v1/chat/completions", b'{"model":"b"}')):
-        eventually(lambda: swap.status("a").get("detail") == "draining")
-    eventually(lambda: swap.status("a").get("detail") is None)
+        eventually(lambda: swap.model("a")["state"] == "draining")
+    eventually(lambda: swap.model("a")["state"] == "busy")
     swap.child("a").go("held")
 
     assert held.result().status_code == 200
@@ -150,7 +150,7 @@ def test_a_load_that_fails(start_swap: Callable[..., Swap]) -> None:
     swap = start_swap('models: {a: {cmd: "<child>"}, b: {cmd: "<child> --exit-with 3"}, c: {cmd: "<child>"}}')
     held = swap.hold("a", "held")
     failing = [swap.later(swap.ask, "b") for _ in range(3)]
-    eventually(lambda: swap.status("a").get("detail") == "draining")
+    eventually(lambda: swap.model("a")["state"] == "draining")
     next_one = swap.later(swap.ask, "c")
     swap.child("a").go("held")
 
