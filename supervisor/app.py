@@ -8,6 +8,7 @@ import re
 import time
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -67,7 +68,7 @@ class App:
             in_flight=service.in_flight,
             activity=service.records.activity if service.config.server.activity else None,
         )
-        self._websockets = WebSocketProxy(service.pool, service.names)
+        self._websockets = WebSocketProxy(service.pool, service.names, peers)
         self._tasks: set[asyncio.Task[None]] = set()
         self._body_memory = BodyMemory(0)
         api = Api(service)
@@ -88,6 +89,7 @@ class App:
         self._access.adopt(config)
         self._access_log = access_log(config.server, partial(self._service.logs.proxy.append, stream="log"))
         self._proxy.adopt(config)
+        self._websockets.adopt(config)
 
     # A request, as it comes.
 
@@ -95,6 +97,8 @@ class App:
         """Refuse at once who may not ask, and what announces too much."""
         if self._prefix:
             client.strip(self._prefix)
+        if b"//" in client.raw_path and not client.path.startswith(_ADDRESSED):
+            _join_slashes(client)
         if self._access_log is not None:
             self._access_log.began(client)
         if client.method != "OPTIONS":
@@ -193,6 +197,13 @@ def _without(prefix: str, scope: Scope) -> Scope:
     return {**scope, "path": scope["path"].removeprefix(prefix), "raw_path": raw}
 
 
+def _join_slashes(client: Client) -> None:
+    """Understand `/v1//chat/completions`, which comes of a base URL that ends in a slash."""
+    client.raw_path = _SLASHES.sub(b"/", client.raw_path)
+    client.path = unquote(client.raw_path.decode("ascii", "replace"))
+
+
+_SLASHES = re.compile(b"//+")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -217,7 +228,7 @@ async def _http_error(request: Request, exc: Exception) -> Response:
     """Starlette's own refusals, in our words."""
     path, method = request.url.path, request.method
     if isinstance(exc, HTTPException) and exc.status_code == MethodNotAllowed.status:
-        allowed = (exc.headers or {}).get("Allow", "")
+        allowed = ", ".join(sorted((exc.headers or {}).get("Allow", "").split(", ")))
         return await _error(request, MethodNotAllowed(f"`{path}` does not take {method}", allowed=allowed))
     return await _error(request, RouteNotFound(f"there is no `{method} {path}`"))
 
@@ -238,6 +249,5 @@ def _preflight(client: Client, *, is_open: bool) -> None:
 
 
 def _too_large(size: int, limit: int) -> BodyTooLarge:
-    return BodyTooLarge(
-        f"the request body has {size} bytes or more; at most {limit} are allowed", hint="`server.max_body` sets it"
-    )
+    message = f"the request body has {size} bytes or more; at most {limit} are allowed"
+    return BodyTooLarge(message, hint="`server.max_body` of models.toml sets it")

@@ -169,7 +169,7 @@ def _model(parser: argparse.ArgumentParser, *, optional: bool = False) -> argpar
 
 def _run(options: argparse.Namespace) -> int:
     from supervisor.config.problems import ConfigInvalid
-    from supervisor.console import complain, set_up_logging
+    from supervisor.console import complain, odd, set_up_logging
 
     if getattr(options, "log_format", None) == "json":
         set_up_logging("info", as_json=True)
@@ -188,6 +188,7 @@ def _run(options: argparse.Namespace) -> int:
             return health(_given_url(options) or _url_of(_config(options)))
         return _with_service(options)
     except ConfigInvalid as exc:
+        odd(exc.warnings)
         for problem in exc.problems:
             complain(str(problem))
         source = exc.source or getattr(options, "file", None) or _config_path(options)

@@ -144,7 +144,7 @@ async def _of_preset(path: Path, home: Path, text: str) -> Import:
     try:
         drafted = preset.draft(Preset(path.name, text, catalogue, here, None if here == home else home))
     except ConfigInvalid as invalid:
-        raise ConfigInvalid(invalid.problems, source=path) from invalid
+        raise invalid.of(path) from invalid
     return await _of_router(path, home, drafted)
 
 

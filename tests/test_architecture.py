@@ -93,7 +93,7 @@ DOORS = {
         "api/",
     ),
     "httptools": ("proxy/front", "proxy/connection", "proxy/passing"),
-    "websockets": ("proxy/websocket",),
+    "websockets": ("proxy/websocket", "proxy/server_socket"),
     "starlette": ("proxy/", "api/", "app"),
     "uvicorn": ("server", "reloads", "proxy/front", "proxy/upgraded"),
     "watchfiles": ("runtime/config_files",),

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from supervisor import __version__
-from supervisor.cli import _with_command, _with_two_dashes
+from supervisor.cli import _config, _parser, _with_command, _with_two_dashes
 from supervisor.config.secrets import redacted_yaml
 from tests.conftest import DEADLINE, alive, eventually
 
@@ -150,6 +150,20 @@ def test_a_folder_needs_files_of_llama_swap(tmp_path: Path) -> None:
     assert "--config-dir" in mixed.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "port"),
+    [([], 8080), (["-tls-cert-file", "c", "-tls-key-file", "k"], 8443), (["-listen", ":1"], 1)],
+)
+def test_where_it_listens(tmp_path: Path, arguments: list[str], port: int) -> None:
+    """On every interface, on 8080, with a certificate on 8443 (spec: llama-swap.md, 3.1)."""
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG)
+    given = _with_command(_with_two_dashes(["-config", str(path), *arguments]))
+
+    server = _config(_parser().parse_args(given)).server
+    assert (server.host, server.port) == ("", port)
+
+
 # Commands.
 
 
@@ -165,6 +179,18 @@ def test_check_prints_warnings_and_models(tmp_path: Path) -> None:
     assert "warning: models.a.healthCheckTimeout (line 6" in found.stderr
     assert "found `20`\nhint: " in found.stderr
     assert as_json["config"][0]["path"] == "models.a.healthCheckTimeout"
+
+
+def test_a_key_that_is_missing_may_be_misspelled(tmp_path: Path) -> None:
+    """What is odd is said beside what is wrong."""
+    (tmp_path / "config.yaml").write_text("models:\n  a:\n    cdm: x\n")
+
+    found = run("check", "-config", "config.yaml", cwd=tmp_path)
+
+    assert found.returncode == 2
+    assert "error: models.a (line 2): expected the key `cmd`" in found.stderr
+    assert "models.a.cdm (line 3)" in found.stderr
+    assert "did you mean `cmd`?" in found.stderr
 
 
 def test_a_bad_address_is_a_problem_of_its_option(tmp_path: Path) -> None:

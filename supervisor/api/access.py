@@ -106,7 +106,7 @@ class Access:
         shown = ascii(host.decode("latin-1")[:100])[1:-1]
         raise HostRefused(
             f"this service is not known as `{shown}`",
-            hint="ask for it by its address, or list the name in `server.allowed_hosts`",
+            hint="ask for it by its address, or list the name in `server.allowed_hosts` of models.toml",
         )
 
     def _identify(self, client: Client, door: Door) -> None:
@@ -177,9 +177,9 @@ def require_nearness(
     if whence.is_hidden:
         raise Forbidden(
             "management is not open to requests that came through a proxy",
-            hint="call it on this machine directly, list the proxy in `server.trusted_proxies`, or use API keys",
+            hint="call it on this machine, use API keys, or list the proxy in `server.trusted_proxies` of models.toml",
         )
     raise Forbidden(
         f"management is for {'this machine' if rule is Management.LOCAL else 'private networks'} only",
-        hint='call it from there, use API keys, or set `server.management = "private"` or `"open"`',
+        hint='call it from there, use API keys, or set `server.management = "private"` or `"open"` in models.toml',
     )

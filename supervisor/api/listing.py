@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 OWNER = "llama-supervise"
 _ABLE_FIELDS = frozenset(("architecture", "capabilities", "supported_parameters", "context_length"))
-_RUNNING_STATES = {Phase.STARTING: "starting", Phase.READY: "ready", Phase.STOPPING: "stopping"}
 
 
 class Listing:
@@ -48,7 +47,7 @@ class Listing:
         if is_visible is not None:
             named = [(name, entry) for name, entry in named if is_visible(name)]
         named.sort(key=itemgetter(0))
-        return {"object": "list", "data": [entry for _, entry in named]}
+        return {"data": [entry for _, entry in named], "object": "list"}
 
     def _of_cold(self, model: Model) -> tuple[tuple[str, msgspec.Raw], ...]:
         inspection = self._service.inspection(model.id)
@@ -90,7 +89,7 @@ def running(service: Service) -> dict[str, object]:
         rows.append(
             {
                 "model": run.model.id,
-                "state": _RUNNING_STATES[run.phase],
+                "state": run.phase.value,
                 "cmd": shown,
                 "proxy": str(live.endpoint) if live and live.endpoint else "",
                 "ttl": round(run.model.ttl or 0),
@@ -126,24 +125,21 @@ def _of(service: Service, model: Model) -> Iterator[dict[str, object]]:
         if service.config.server.aliases_in_list:
             for alias in model.aliases:
                 meta = {"llamaswap": {"type": "alias", "modelID": model.id}}
-                yield {**_entry(service, alias), "status": status(service, model.id), "meta": meta}
+                yield {**_entry(service, alias), "meta": meta, "status": status(service, model.id)}
 
 
 def _model(service: Service, model: Model) -> dict[str, object]:
     inspection = service.inspection(model.id)
-    entry: dict[str, object] = {
+    aliases = {"aliases": list(model.aliases)} if model.aliases else {}
+    return {
         **_entry(service, model.id),
-        "name": model.name.strip() or (inspection.header.name if inspection and inspection.header else ""),
-        "description": model.description.strip(),
-        "aliases": list(model.aliases),
-        "status": status(service, model.id),
+        **_described(model.name, model.description),
+        **({"architecture": _modalities(inspection)} if inspection and inspection.header else {}),
+        **(_able(model.capabilities) if model.capabilities is not None else {}),
+        **aliases,
         "meta": _meta(service, model, inspection),
+        "status": status(service, model.id),
     }
-    if inspection and inspection.header:
-        entry["architecture"] = _modalities(inspection)
-    if model.capabilities is not None:
-        entry.update(_able(model.capabilities))
-    return {key: value for key, value in entry.items() if value not in ("", [])}
 
 
 def _entry(service: Service, name: str) -> dict[str, object]:
@@ -160,22 +156,22 @@ def elsewhere(service: Service, taken: Collection[str] = ()) -> Iterator[dict[st
             yield {
                 **_entry(service, name),
                 **_described(selector.name, selector.description),
-                "status": {"value": "unloaded"},
                 "meta": {**selector.metadata, "llamaswap": {**selector.metadata, **told, **settings}},
+                "status": {"value": "unloaded"},
             }
     for peer, offered in sorted(service.config.peers.items()):
         for model in sorted(offered.models):
             yield {
                 **_entry(service, f"{peer}/{model}"),
                 "name": f"{peer}: {model}",
-                "status": {"value": "unloaded", **_reach(service, peer)},
                 "meta": {"llamaswap": {"type": "peer", "peerID": peer}},
+                "status": {"value": "unloaded", **_reach(service, peer)},
             }
     active = service.names.active_profile
     for pin, target in sorted(service.config.profiles[active].pins.items() if active is not None else ()):
         if target and pin not in taken and pin not in service.config.selectors:
             meta = {"llamaswap": {"type": "profile", "target": target}}
-            yield {**_entry(service, pin), "status": {"value": "unloaded"}, "meta": meta}
+            yield {**_entry(service, pin), "meta": meta, "status": {"value": "unloaded"}}
 
 
 def profiles(service: Service) -> dict[str, object]:
@@ -207,8 +203,8 @@ def _able(able: Capabilities) -> dict[str, object]:
     if able.outputs:
         architecture["output_modalities"] = list(able.outputs)
     return {
-        "capabilities": capability_flags(able),
         **({"architecture": architecture} if architecture else {}),
+        "capabilities": capability_flags(able),
         **({"supported_parameters": ["tools", "tool_choice"]} if able.tools else {}),
         **({"context_length": able.context} if able.context else {}),
     }

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
-import msgspec.json
 from starlette.responses import Response
 from starlette.routing import Route
 
 from supervisor import __version__
+from supervisor.api.encoded import Json
 from supervisor.errors import InvalidRequest, RouteNotFound
-from supervisor.fleet.values import Phase
 from supervisor.record import metrics
 from supervisor.record.metrics import Gauges
 from supervisor.record.queries import models_of, query_of, time_of
@@ -35,17 +34,6 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 logger = logging.getLogger("supervisor.api")
-
-STATES = {Phase.STARTING: "starting", Phase.READY: "ready", Phase.STOPPING: "stopping"}
-
-
-class Json(Response):
-    """A JSON answer, encoded by msgspec."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return msgspec.json.encode(content)
 
 
 class RecordRoutes:
@@ -91,8 +79,10 @@ class RecordRoutes:
 
     async def capture(self, request: Request) -> Response:
         """A whole request with its answer, if it was kept."""
-        name = request.path_params["id"]
-        number = int(name) if name.isascii() and name.isdecimal() else 0
+        try:
+            number = int(request.path_params["id"])
+        except ValueError as exc:
+            raise InvalidRequest("invalid capture ID", hint="it is the `id` of a row of activity") from exc
         capture = self._service.records.activity.captures.get(number)
         if capture is None:
             raise RouteNotFound("capture not found", hint="only the newest are kept, up to `capture_buffer`")
@@ -106,7 +96,8 @@ class RecordRoutes:
         except (ValueError, OverflowError) as exc:
             expected = "a time as RFC 3339 has it, such as 2026-08-22T09:29:57Z"
             raise InvalidRequest(f"`after`: expected {expected}, got `{after[:50]}`") from exc
-        return Json(self._service.records.samples.as_json(since))
+        samples = self._service.records.samples
+        return Json(samples.as_json(since), 200 if samples.is_enabled else 503)
 
     async def hardware(self, request: Request) -> Response:
         """What this machine is; looked at once."""
@@ -129,7 +120,7 @@ class RecordRoutes:
         gauges.add_all(metrics.IN_FLIGHT, (((name,), count) for name, count in service.in_flight.by_model().items()))
         gauges.add_all(metrics.WAITING, (((name,), count) for name, count in service.pool.fleet.queue.wanted.items()))
         for name, run in sorted(service.pool.fleet.by_model().items()):
-            gauges.add(metrics.STATE, 1, name, STATES[run.phase])
+            gauges.add(metrics.STATE, 1, name, run.phase.value)
             live = service.pool.live_run(run.id)
             if live is not None and live.pid is not None:
                 gauges.add(metrics.RESIDENT, resident_bytes(live.pid), name)

@@ -6,7 +6,8 @@ In the filters made here no field is in two of `strip`, `defaults` and `force`, 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor.config.options import OTHER_NAMES, SAMPLING
 from supervisor.config.values import Filters
@@ -18,11 +19,32 @@ if TYPE_CHECKING:
 
 
 _DOT = re.compile(r"(?<!\\)\.")
+_PLACE = re.compile(r"-1|[0-9]{1,4}")
+"""A place in a list. Longer numbers are names: such a list would be filled up with null until there."""
 
 
-def path(field: str) -> tuple[str, ...]:
-    """The steps of a field's path: `a.b` is `b` in the object `a`; a dot behind a backslash belongs to a name."""
-    return tuple(step.replace("\\.", ".") for step in _DOT.split(field))
+class Step(NamedTuple):
+    """One part of a field's path."""
+
+    name: str
+    place: int | None = None
+    """Where it is in a list; -1 is behind the last one. None: it is a name and nothing else."""
+
+
+@lru_cache(maxsize=1024)
+def path(field: str) -> tuple[Step, ...]:
+    """The steps of a field's path, as sjson has them, which llama-swap uses.
+
+    `a.b` is `b` in the object `a`; a dot behind a backslash belongs to a name. `a.0` is the first in the list `a`,
+    `a.-1` one more behind its last, and `a.:0` the field `0` of an object.
+    """
+    return tuple(_step(part.replace("\\.", ".")) for part in _DOT.split(field))
+
+
+def _step(part: str) -> Step:
+    if part.startswith(":"):
+        return Step(part[1:])
+    return Step(part, int(part) if _PLACE.fullmatch(part) else None)
 
 
 def filters(

@@ -25,7 +25,7 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Config:
     try:
         return key_files.with_keys(toml.parse(text_of(path), base=path.absolute().parent, environ=environ))
     except ConfigInvalid as invalid:
-        raise ConfigInvalid(invalid.problems, source=path) from invalid
+        raise invalid.of(path) from invalid
 
 
 def load_yaml(path: Path | None, *, folder: Path | None = None, environ: Mapping[str, str]) -> Config:
@@ -39,7 +39,7 @@ def load_yaml(path: Path | None, *, folder: Path | None = None, environ: Mapping
         texts = {str(each) if len(paths) > 1 else "": text_of(each) for each in paths}
         return _checked(reader.parse_all(texts, base=Path.cwd(), environ=environ))
     except ConfigInvalid as invalid:
-        raise ConfigInvalid(invalid.problems, source=source) from invalid
+        raise invalid.of(source) from invalid
 
 
 def _paths(path: Path | None, folder: Path | None) -> list[Path]:

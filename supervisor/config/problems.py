@@ -52,12 +52,20 @@ class Mismatch(ValueError):
 class ConfigInvalid(Exception):
     """Raised when a config file cannot be used; it names every problem, not only the first."""
 
-    def __init__(self, problems: Sequence[Problem], *, source: Path | None = None) -> None:
+    def __init__(
+        self, problems: Sequence[Problem], *, source: Path | None = None, warnings: Sequence[Problem] = ()
+    ) -> None:
         self.problems = tuple(problems)
         self.source = source
         """The file, where there is one."""
+        self.warnings = tuple(warnings)
+        """What is odd besides: a key that is missing may stand there misspelled."""
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         super().__init__("\n  ".join((f"{source or 'config'}: {count}", *map(str, self.problems))))
+
+    def of(self, source: Path | None) -> ConfigInvalid:
+        """The same, of a file."""
+        return ConfigInvalid(self.problems, source=source, warnings=self.warnings)
 
 
 def path_of(parent: str, key: str | int) -> str:

@@ -70,7 +70,7 @@ def _variable_value(value: object) -> str:
 def _field(name: str) -> str:
     if not name:
         raise Mismatch("the name of a field")
-    if path(name)[0] == "model":
+    if path(name)[0].name == "model":
         raise Mismatch("any field but `model`", "`model` decides where a request goes")
     return name
 

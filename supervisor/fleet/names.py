@@ -191,5 +191,5 @@ def _beginnings(segments: Sequence[str]) -> Iterator[tuple[str, int]]:
 def _no_model() -> NoModelNamed:
     return NoModelNamed(
         "no model id could be identified: the request names no `model`",
-        hint="send `model`, or set `server.default_model` in the config",
+        hint="send `model`, or set `server.default_model` in models.toml",
     )

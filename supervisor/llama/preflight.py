@@ -241,7 +241,7 @@ class Inspector:
         ]
         if catalogue and wants_gpu(options) and not model.require_gpu and await self._sees_no_gpu(model, binary):
             message = "layers were asked for the GPU, but this llama-server sees none: the model runs on the processor"
-            hint = "check driver and build; `require_gpu = true` makes this a failure"
+            hint = "check driver and build; in models.toml, `require_gpu = true` makes this a failure"
             warnings.append(ModelWarning("no_usable_gpu", message, hint))
         return warnings
 

@@ -42,14 +42,14 @@ SIGNS = (
     _sign(
         "no_usable_gpu",
         "layers were asked for the GPU, but this llama-server sees none: the model runs on the processor",
-        "check driver and build; `require_gpu = true` makes this a failure",
+        "check driver and build; in models.toml, `require_gpu = true` makes this a failure",
         r"no usable GPU found, --gpu-layers option will be ignored",
         44,
     ),
     _sign(
         "gpu_not_initialised",
         "the GPU could not be used ({detail}): the model runs on the processor",
-        "check the driver; `require_gpu = true` makes this a failure",
+        "check the driver; in models.toml, `require_gpu = true` makes this a failure",
         r"failed to initialize (?:CUDA|ROCm|MUSA): (?P<detail>.+)",
     ),
     _sign(

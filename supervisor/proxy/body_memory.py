@@ -37,7 +37,7 @@ class BodyMemory:
         if self.held + more > self.limit:
             share.give_back()
             message = f"the bodies of requests hold {self.held} of {self.limit} bytes of memory, and there is no room"
-            raise BodyMemoryFull(f"{message} for this one", hint="`server.body_memory` sets it")
+            raise BodyMemoryFull(f"{message} for this one", hint="`server.body_memory` of models.toml sets it")
         share.size += more
         self.held += more
 

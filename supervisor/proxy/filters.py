@@ -13,7 +13,11 @@ from supervisor.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from supervisor.config.filters import Step
     from supervisor.config.values import Filters
+
+_NOTHING = object()
+"""What is where nothing is; null is something."""
 
 
 def apply(filters: Filters, body: bytes, *, model: str | None = None) -> bytes:
@@ -30,31 +34,54 @@ def apply(filters: Filters, body: bytes, *, model: str | None = None) -> bytes:
         _remove(fields, path(name))
     for name, value in filters.defaults.items():
         if not _has(fields, path(name)):
-            _set(fields, path(name), value)
+            fields = _with(fields, path(name), value, name)
     for name, value in filters.force.items():
-        _set(fields, path(name), value)
+        fields = _with(fields, path(name), value, name)
     return msgspec.json.encode(fields)
 
 
-def _has(value: object, steps: Sequence[str]) -> bool:
+def _has(value: object, steps: Sequence[Step]) -> bool:
     for step in steps:
-        if not isinstance(value, dict) or step not in value:
-            return False
-        value = value[step]
-    return True
+        value = _inside(value, step)
+    return value is not _NOTHING
 
 
-def _remove(value: object, steps: Sequence[str]) -> None:
+def _remove(value: object, steps: Sequence[Step]) -> None:
+    """Of a list, -1 is the last."""
     for step in steps[:-1]:
-        value = value.get(step) if isinstance(value, dict) else None
+        value = _inside(value, step)
+    last = steps[-1]
     if isinstance(value, dict):
-        value.pop(steps[-1], None)
+        value.pop(last.name, None)
+    elif isinstance(value, list) and last.place is not None and last.place < len(value):
+        del value[last.place : last.place + 1 or None]
 
 
-def _set(fields: dict[str, object], steps: Sequence[str], value: object) -> None:
-    """Objects on the way are made where there are none, and copied where there are: one may be the config's own."""
-    for step in steps[:-1]:
-        there = fields.get(step)
-        fields[step] = dict(there) if isinstance(there, Mapping) else {}
-        fields = fields[step]  # type: ignore[assignment] # the line before made it one
-    fields[steps[-1]] = value
+def _with(value: object, steps: Sequence[Step], new: object, name: str) -> object:
+    """The value with a new one in this place; what is on the way is copied, for it may be the config's own.
+
+    Objects and lists on the way are made where there are none. Raises `InvalidRequest` for a name in a list.
+    """
+    if not steps:
+        return new
+    step, rest = steps[0], steps[1:]
+    if isinstance(value, Mapping):
+        return {**value, step.name: _with(_inside(value, step), rest, new, name)}
+    if not isinstance(value, list | tuple):
+        return _with({} if step.place is None else [], steps, new, name)
+    if step.place is None:
+        raise InvalidRequest(f"this model's filter `{name}` leads to `{step.name}` in an object, and there is a list")
+    items, made = list(value), _with(_inside(value, step), rest, new, name)
+    if 0 <= step.place < len(items):
+        items[step.place] = made
+        return items
+    return [*items, *[None] * (step.place - len(items)), made]
+
+
+def _inside(value: object, step: Step) -> object:
+    """What a step leads to."""
+    if isinstance(value, Mapping):
+        return value.get(step.name, _NOTHING)
+    if isinstance(value, list | tuple) and step.place is not None and 0 <= step.place < len(value):
+        return value[step.place]
+    return _NOTHING

@@ -64,6 +64,8 @@ class Forwarding:
     """Sent in place of whatever credentials the client has sent."""
     own_keys: KeyRing = NO_KEYS
     """Keys of ours: credentials with one of them go no further."""
+    proxy_authorization: bytes | None = None
+    """Sent to a proxy that is asked in the server's place."""
 
     def rewritten(self, headers: Headers, address: tuple[str, int] | None) -> Headers:
         """What the server gets of the client's headers, and ours after them; `address` is the client's."""
@@ -110,6 +112,8 @@ def request_head(  # noqa: PLR0917 - called for every request, and by name is sl
     if forwarding is not AS_IT_CAME:
         headers = forwarding.rewritten([pair for pair in headers if pair[0] not in dropped], address)
         dropped = frozenset()  # what we have added is not for the client to drop
+        if forwarding.proxy_authorization is not None:
+            lines += (b"proxy-authorization: ", forwarding.proxy_authorization, b"\r\n")
     for name, value in headers:
         if name not in _NOT_FORWARDED and name not in dropped:
             lines += (name, b": ", value, b"\r\n")

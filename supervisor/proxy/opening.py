@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from supervisor.errors import OutOfResources, UpstreamUnreachable
 from supervisor.llama.endpoint import Endpoint, HttpEndpoint, TcpEndpoint, UnixEndpoint
+from supervisor.proxy.forward_proxy import connected_through
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from supervisor.config.values import Timeouts
+    from supervisor.proxy.forward_proxy import ForwardProxy
 
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.Protocol)
 
@@ -42,8 +44,9 @@ class NoConnection(UpstreamUnreachable):
 class Opener:
     """Opens connections to one server."""
 
-    def __init__(self, endpoint: Endpoint, timeouts: Timeouts) -> None:
+    def __init__(self, endpoint: Endpoint, timeouts: Timeouts, *, through: ForwardProxy | None = None) -> None:
         self.endpoint = endpoint
+        self._through = through
         self._timeouts = timeouts
         self._tls: ssl.SSLContext | None = None
 
@@ -58,7 +61,9 @@ class Opener:
         except OSError as exc:
             if exc.errno in _SHORTAGES:
                 raise shortage(exc) from exc
-            raise NoConnection(self.endpoint, _why(exc, self._timeouts.connect)) from exc
+            why = _why(exc, self._timeouts.connect)
+            at_proxy = f"the proxy {self._through}: " if self._through is not None else ""
+            raise NoConnection(self.endpoint, f"{at_proxy}{why}") from exc
         if self._timeouts.keepalive is not None and not isinstance(self.endpoint, UnixEndpoint):
             _probe(transport, self._timeouts.keepalive)
         if self._tls is not None:
@@ -66,12 +71,13 @@ class Opener:
         return protocol
 
     async def _opened(self, make: Callable[[], ProtocolT]) -> tuple[asyncio.Transport, ProtocolT]:
-        loop = asyncio.get_running_loop()
         match self.endpoint:
             case UnixEndpoint(path):
                 return await _connected_in_turn(path, make)
+            case HttpEndpoint() if self._through is not None:
+                return await connected_through(self._through, self.endpoint, make)
             case TcpEndpoint(port, host) | HttpEndpoint(host, port):
-                return await loop.create_connection(make, host, port)
+                return await asyncio.get_running_loop().create_connection(make, host, port)
 
     async def _secured(
         self, plain: asyncio.Transport, protocol: asyncio.Protocol, context: ssl.SSLContext

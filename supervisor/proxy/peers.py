@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from supervisor.access.keys import KeyRing
-from supervisor.llama.endpoint import endpoint_of
+from supervisor.llama.endpoint import HttpEndpoint, endpoint_of
 from supervisor.proxy.backend import PeerBackend, base_path
+from supervisor.proxy.forward_proxy import forward_proxy
 from supervisor.proxy.heads import Forwarding, Trail
 from supervisor.proxy.upstream import Upstream
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from supervisor.config.values import Config, Peer
+    from supervisor.proxy.forward_proxy import ForwardProxy
 
 
 class Peers:
     """What leads to other services."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, environ: Mapping[str, str] = os.environ) -> None:
+        self._environ = environ
         self._backends: dict[str, PeerBackend] = {}
         self._former: list[Upstream] = []
         """Those of earlier configs, until their last answer has ended."""
@@ -30,7 +36,7 @@ class Peers:
         for name, backend in tuple(self._backends.items()):
             upstream, peer = backend.upstream, config.peers.get(name)
             if peer is not None and endpoint_of(peer.proxy) == upstream.endpoint:
-                upstream.adopt(peer.timeouts, _forwarding(peer, self._keys))
+                upstream.adopt(peer.timeouts, _forwarding(peer, self._keys, upstream.through))
             else:
                 del self._backends[name]
                 upstream.dry_up()
@@ -41,7 +47,7 @@ class Peers:
         """Who answers requests for models of a peer."""
         backend = self._backends.get(peer)
         if backend is None:
-            backend = self._backends[peer] = PeerBackend(peer, _upstream(self._peers[peer], self._keys))
+            backend = self._backends[peer] = PeerBackend(peer, self._upstream(self._peers[peer]))
         return backend
 
     def reachable(self, peer: str) -> bool | None:
@@ -54,21 +60,26 @@ class Peers:
         for upstream in (*self._former, *(backend.upstream for backend in self._backends.values())):
             upstream.close()
 
+    def _upstream(self, peer: Peer) -> Upstream:
+        endpoint = endpoint_of(peer.proxy)
+        through = forward_proxy(endpoint, self._environ)
+        forwarding = _forwarding(peer, self._keys, through)
+        return Upstream(endpoint, timeouts=peer.timeouts, forwarding=forwarding, through=through)
+
     def __repr__(self) -> str:
         upstreams = ", ".join(f"{peer}: {backend.upstream}" for peer, backend in self._backends.items())
         return f"<Peers [{upstreams}]>"
 
 
-def _upstream(peer: Peer, keys: KeyRing) -> Upstream:
-    return Upstream(endpoint_of(peer.proxy), timeouts=peer.timeouts, forwarding=_forwarding(peer, keys))
-
-
-def _forwarding(peer: Peer, keys: KeyRing) -> Forwarding:
+def _forwarding(peer: Peer, keys: KeyRing, through: ForwardProxy | None) -> Forwarding:
     endpoint = endpoint_of(peer.proxy)
+    host, path = endpoint.authority.encode(), base_path(endpoint)
+    asked = through if isinstance(endpoint, HttpEndpoint) and not endpoint.tls else None
     return Forwarding(
-        host=endpoint.authority.encode(),
-        base_path=base_path(endpoint),
+        host=host,
+        base_path=b"http://" + host + path if asked is not None else path,
         trail=Trail.HIDDEN,
         api_key=peer.api_key.encode() if peer.api_key else None,
         own_keys=keys,
+        proxy_authorization=asked.authorization if asked is not None else None,
     )

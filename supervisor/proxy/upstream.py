@@ -12,7 +12,11 @@ from supervisor.proxy.heads import AS_IT_CAME, Forwarding
 from supervisor.proxy.opening import NoConnection, Opener
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from supervisor.llama.endpoint import Endpoint
+    from supervisor.proxy.forward_proxy import ForwardProxy
+    from supervisor.proxy.opening import ProtocolT
 
 IDLE_SECONDS = 4.0
 """llama-server closes idle connections after 5 s; ours go first, so that no request meets a closing one."""
@@ -23,8 +27,16 @@ OURS = Timeouts(connect=None, keepalive=None, tls_handshake=None, idle_connectio
 class Upstream:
     """The connections to one server."""
 
-    def __init__(self, endpoint: Endpoint, *, timeouts: Timeouts = OURS, forwarding: Forwarding = AS_IT_CAME) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        timeouts: Timeouts = OURS,
+        forwarding: Forwarding = AS_IT_CAME,
+        through: ForwardProxy | None = None,
+    ) -> None:
         self.endpoint = endpoint
+        self.through = through
         self.adopt(timeouts, forwarding)
         self.is_reachable: bool | None = None
         """Whether the last attempt came through; None before the first."""
@@ -40,7 +52,7 @@ class Upstream:
         """How the heads of requests to it are written."""
         self.response_header = timeouts.response_header
         """Seconds within which it has to begin an answer."""
-        self._opener = Opener(self.endpoint, timeouts)
+        self._opener = Opener(self.endpoint, timeouts, through=self.through)
         self._idle_seconds = math.inf if timeouts.idle_connection is None else timeouts.idle_connection
 
     def dry_up(self) -> None:
@@ -69,17 +81,22 @@ class Upstream:
     async def connect(self) -> Connection:
         """A new connection; raises `NoConnection`."""
         self._check_open()
-        try:
-            connection = await self._opener.open(Connection)
-        except NoConnection:
-            self.is_reachable = False
-            raise
-        self.is_reachable = True
+        connection = await self.open(Connection)
         if self.is_closed:
             connection.abandon()
         self._check_open()
         self._busy.add(connection)
         return connection
+
+    async def open(self, make: Callable[[], ProtocolT]) -> ProtocolT:
+        """A new connection with another protocol, for its caller to close; raises `NoConnection`."""
+        try:
+            protocol = await self._opener.open(make)
+        except NoConnection:
+            self.is_reachable = False
+            raise
+        self.is_reachable = True
+        return protocol
 
     def release(self, connection: Connection) -> None:
         """Give a connection back after its exchange; one whose response was not read to its end is closed."""

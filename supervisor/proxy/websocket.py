@@ -1,35 +1,38 @@
-"""Websockets to a child, message by message; the lease lasts as long as the socket."""
+"""Websockets to a child or a peer, message by message; a lease lasts as long as its socket."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect
-from websockets.asyncio.client import connect, unix_connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from supervisor.errors import ModelNotFound, SupervisorError, UpstreamUnreachable
-from supervisor.llama.endpoint import Endpoint, HttpEndpoint, TcpEndpoint, UnixEndpoint
+from supervisor.access.keys import KeyRing
+from supervisor.errors import SupervisorError
+from supervisor.proxy.backend import LocalBackend, local_upstream
 from supervisor.proxy.dialects import error_response
 from supervisor.proxy.disconnect import Disconnect
 from supervisor.proxy.heads import header
 from supervisor.proxy.relay import addressed_model, inside, require_target
 from supervisor.proxy.request_id import REQUEST_ID
 from supervisor.proxy.routes import COMFYUI, COMFYUI_MODEL, dialect_of
+from supervisor.proxy.server_socket import closing, open_socket, returned
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
     from websockets.asyncio.client import ClientConnection
 
     from supervisor.config.clients import ClientKey
-    from supervisor.fleet.names import Names
+    from supervisor.config.values import Config
+    from supervisor.fleet.names import Names, Target
+    from supervisor.proxy.backend import Backend
     from supervisor.proxy.heads import Headers
+    from supervisor.proxy.peers import Peers
     from supervisor.record.audit import Watcher
-    from supervisor.runtime.live import LiveRun
     from supervisor.runtime.pool import Pool
 
 logger = logging.getLogger("supervisor.proxy")
@@ -43,9 +46,15 @@ _STATUSES = frozenset(HTTPStatus)
 class WebSocketProxy:
     """Serves websockets under `/upstream/MODEL/PATH`."""
 
-    def __init__(self, pool: Pool, names: Names) -> None:
+    def __init__(self, pool: Pool, names: Names, peers: Peers) -> None:
         self._pool = pool
         self._names = names
+        self._peers = peers
+        self.adopt(pool.config)
+
+    def adopt(self, config: Config) -> None:
+        """Let this config hold; sockets that are open stay."""
+        self._keys = KeyRing.of(config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, *, key: ClientKey | None = None) -> None:
         """Tunnel one whose sender has this key, where keys are needed."""
@@ -53,36 +62,40 @@ class WebSocketProxy:
         try:
             model, path = self._addressed(scope["raw_path"], key)
             await client.receive()  # that it wants to connect
-            known = self._pool.config.models.get(model)
-            if known is not None and known.ignore_websockets:
-                await _tunnel(client, self._ready(model), path)
-                return
-            lease = None
-            with Disconnect(receive):
-                lease = await self._pool.lease(model)
-            if lease is not None:
-                with lease as run:
-                    await _tunnel(client, run, path)
+            if model.peer is not None:
+                await _tunnel(client, self._peers.backend(model.peer), path)
+            elif self._pool.config.models[model.model].ignore_websockets:
+                await _tunnel(client, self._ready(model.model), path)
+            else:
+                await self._leased(client, model.model, path)
         except SupervisorError as exc:
             await refuse(scope, send, exc)
         except InvalidStatus as exc:
             await _pass_refusal_on(exc, scope, send)
 
-    def _addressed(self, raw_path: bytes, key: ClientKey | None) -> tuple[str, str]:
+    async def _leased(self, client: WebSocket, model: str, path: bytes) -> None:
+        """Tunnel one that loads its model and keeps it."""
+        lease = None
+        with Disconnect(client.receive):
+            lease = await self._pool.lease(model)
+        if lease is not None:
+            with lease as run:
+                await _tunnel(client, LocalBackend(lease, local_upstream(run, self._keys)), path)
+
+    def _addressed(self, raw_path: bytes, key: ClientKey | None) -> tuple[Target, bytes]:
         """The model and the path at its server; raises `ModelNotFound`, and `ModelForbidden` by the key."""
         if raw_path.startswith(COMFYUI.encode()):
             model, path = self._names.model(COMFYUI_MODEL), inside(raw_path[len(COMFYUI) - 1 :])
         else:
             model, path = addressed_model(self._names, raw_path)
         require_target(key, model)
-        if model.peer is not None:
-            raise ModelNotFound(f"`{model.whole_name}` is a peer's, and websockets go to models of this service only")
-        return model.model, path.decode("latin-1") or "/"
+        return model, path or b"/"
 
-    def _ready(self, model: str) -> LiveRun:
+    def _ready(self, model: str) -> LocalBackend:
         """The process of a model that is loaded anyway; raises `ModelNotLoaded`."""
-        with self._pool.look(model) as run:
-            return run
+        lease = self._pool.look(model)
+        with lease as run:
+            return LocalBackend(lease, local_upstream(run, self._keys))
 
 
 async def refuse(scope: Scope, send: Send, error: SupervisorError) -> None:
@@ -93,9 +106,9 @@ async def refuse(scope: Scope, send: Send, error: SupervisorError) -> None:
 
 
 async def _pass_refusal_on(exc: InvalidStatus, scope: Scope, send: Send) -> None:
-    """Answer as the child has."""
+    """Answer as the server has."""
     response = exc.response
-    logger.info("websocket refused by the child: %s", exc, extra={"request_id": _request_id(scope)})
+    logger.info("websocket refused by the server: %s", exc, extra={"request_id": _request_id(scope)})
     status = response.status_code if response.status_code in _STATUSES else HTTPStatus.BAD_GATEWAY
     kind = response.headers.get("content-type")
     headers = [(b"content-type", kind.encode("latin-1"))] if kind else []
@@ -108,64 +121,43 @@ async def _deny(send: Send, status: int, headers: Headers, body: bytes) -> None:
     await send({"type": "websocket.http.response.body", "body": body})
 
 
-async def _tunnel(client: WebSocket, run: LiveRun, path: str) -> None:
-    query = client.scope["query_string"].decode("latin-1")
-    target = f"{path}?{query}" if query else path
-    async with await _child(run, target, client.scope) as child:
-        await client.accept(subprotocol=child.subprotocol)
+async def _tunnel(client: WebSocket, backend: Backend, path: bytes) -> None:
+    query = client.scope["query_string"]
+    server = None
+    with Disconnect(client.receive):
+        server = await open_socket(backend, path + b"?" + query if query else path, client.scope)
+    if server is None:
+        return
+    async with closing(server):
+        await client.accept(subprotocol=server.subprotocol, headers=returned(server))
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_to_child, client, child, tasks.cancel_scope)
-            await _to_client(child, client)
+            tasks.start_soon(_to_server, client, server, tasks.cancel_scope)
+            await _to_client(server, client)
             tasks.cancel_scope.cancel()
 
 
-async def _child(run: LiveRun, target: str, scope: Scope) -> ClientConnection:
-    """The child's end; raises `InvalidStatus` if it answers otherwise, and `UpstreamUnreachable` if not at all."""
-    try:
-        assert run.endpoint is not None
-        return await _connected(run.endpoint, target, scope, run.api_key)
-    except InvalidStatus:
-        raise
-    except (OSError, InvalidHandshake) as exc:
-        raise UpstreamUnreachable(f"the model's process accepts no websocket at `{target}`: {exc}") from exc
-
-
-def _connected(endpoint: Endpoint, target: str, scope: Scope, key: str | None) -> connect:
-    options: dict[str, Any] = {"max_size": None, "compression": None, "proxy": None}
-    options["subprotocols"] = scope.get("subprotocols") or None
-    own = {"Authorization": f"Bearer {key}"} if key is not None else {}
-    options["additional_headers"] = {"X-Request-Id": _request_id(scope), **own}
-    match endpoint:
-        case UnixEndpoint(path):
-            return unix_connect(str(path), uri=f"ws://localhost{target}", **options)
-        case TcpEndpoint(port, host):
-            return connect(f"ws://{host}:{port}{target}", **options)
-        case HttpEndpoint(tls=tls, base_path=base_path):
-            return connect(f"{'wss' if tls else 'ws'}://{endpoint.authority}{base_path}{target}", **options)
-
-
-async def _to_child(client: WebSocket, child: ClientConnection, scope: anyio.CancelScope) -> None:
+async def _to_server(client: WebSocket, server: ClientConnection, scope: anyio.CancelScope) -> None:
     try:
         while True:
             message = await client.receive()
             if message["type"] == "websocket.disconnect":
-                await child.close(_sendable(message.get("code")), message.get("reason") or "")
+                await server.close(_sendable(message.get("code")), message.get("reason") or "")
                 break
             data = message.get("text")
-            await child.send(message["bytes"] if data is None else data)
+            await server.send(message["bytes"] if data is None else data)
     except (ConnectionClosed, WebSocketDisconnect):
         pass
     scope.cancel()
 
 
-async def _to_client(child: ClientConnection, client: WebSocket) -> None:
+async def _to_client(server: ClientConnection, client: WebSocket) -> None:
     try:
-        async for message in child:
+        async for message in server:
             await (client.send_text(message) if isinstance(message, str) else client.send_bytes(message))
     except (ConnectionClosed, WebSocketDisconnect):
         pass
     with contextlib.suppress(WebSocketDisconnect):  # or it was the client that ended it
-        await client.close(_sendable(child.close_code), child.close_reason)
+        await client.close(_sendable(server.close_code), server.close_reason)
 
 
 def _sendable(code: int | None) -> int:

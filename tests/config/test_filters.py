@@ -22,7 +22,23 @@ FILTERS = st.builds(
 )
 def test_a_field_is_a_path(field: str, steps: tuple[str, ...]) -> None:
     """Dots lead into objects; behind a backslash they are part of a name."""
-    assert path(field) == steps
+    assert tuple(step.name for step in path(field)) == steps
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "index"),
+    [
+        ("7", "7", 7),
+        ("007", "007", 7),
+        ("-1", "-1", -1),
+        ("-2", "-2", None),
+        (":7", "7", None),
+        ("12345", "12345", None),
+    ],
+)
+def test_numbers_are_places_in_lists(step: str, name: str, index: int | None) -> None:
+    """Where there is a list; behind a colon, and with more digits than a list should have, they are names only."""
+    assert path(step) == ((name, index),)
 
 
 def test_sampling_takes_the_names_of_requests() -> None:

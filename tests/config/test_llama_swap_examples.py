@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from supervisor.config import schema
 from supervisor.config.expressions import Either, Included, Single, Together
 from supervisor.config.llama_swap.reader import parse
-from supervisor.config.llama_swap.schema import TABLES
+from supervisor.config.llama_swap.schema import FILTERS, TABLES, TIMEOUTS
 from supervisor.config.routing import DEFAULT_GROUP, Group, Groups, Matrix
 from supervisor.config.values import (
     Capabilities,
@@ -43,10 +44,25 @@ def read(name: str) -> Config:
     return parse((FOLDER / f"{name}.yaml").read_text("utf-8"), base=Path("/"), environ=ENVIRON)
 
 
-def keys_of(tree: object) -> set[str]:
-    if isinstance(tree, list):
-        return {key for each in tree for key in keys_of(each)}
-    return set(tree) | {key for each in tree.values() for key in keys_of(each)} if isinstance(tree, dict) else set()
+KEYS = {**TABLES, "peers.NAME.filters.": FILTERS, "peers.NAME.timeouts.": TIMEOUTS}
+
+
+def known_paths() -> set[str]:
+    """Every key by its path, `NAME` for what the user calls something."""
+    return {f"{table}{key}" for table, keys in KEYS.items() for key in keys}
+
+
+def paths_of(tree: dict[str, object], table: str = "") -> set[str]:
+    """The keys of a file, the same way."""
+    found = set()
+    for key, value in tree.items():
+        path = f"{table}{key}"
+        found.add(path)
+        for below, named in ((f"{path}.", False), (f"{path}.NAME.", True)):
+            if any(known.startswith(below) for known in KEYS) and isinstance(value, dict):
+                for each in value.values() if named else [value]:
+                    found |= paths_of(each, below)
+    return found
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(FOLDER.iterdir())])
@@ -55,12 +71,52 @@ def test_examples_load_without_a_warning(name: str) -> None:
     assert read(name).warnings == ()
 
 
-def test_the_file_with_everything_has_every_key() -> None:
-    """But for those that say the same as another, and the one that never had an effect for a model."""
-    known = {name for table in TABLES.values() for name in table}
+OTHERWISE = {"groups", "matrix", "models.NAME.healthCheckTimeout"} | {
+    f"{owner}.NAME.filters.strip_params" for owner in ("models", "peers")
+}
+"""Older ways to say the same, which exclude the new ones, and a key of a model that only earns a warning."""
 
-    found = keys_of(yaml.safe_load((FOLDER / "everything.yaml").read_text("utf-8")))
-    assert known - found == {"strip_params"}
+
+def test_the_file_with_everything_has_every_key() -> None:
+    """In its own place; what is called the same elsewhere does not count."""
+    found = paths_of(yaml.safe_load((FOLDER / "everything.yaml").read_text("utf-8")))
+
+    assert found >= known_paths() - OTHERWISE
+    assert not found & OTHERWISE
+
+
+SPELLINGS = [
+    (path + key, name.strip())
+    for path, keys in TABLES.items()
+    for key, known in keys.items()
+    for name in known.toml.split(",")
+    if name.strip()
+]
+
+
+@pytest.mark.parametrize(("key", "spelling"), SPELLINGS)
+def test_its_spelling_in_models_toml(key: str, spelling: str) -> None:
+    """What the docs say a key is called in models.toml is a key there."""
+    table, _, name = spelling.rpartition("] ")
+    place = {
+        "": schema.MODEL,
+        "[defaults": schema.DEFAULTS,
+        "[server": schema.SERVER,
+        "[peers.NAME": schema.PEER,
+        "[selectors.NAME": schema.SELECTOR,
+        "[profiles.NAME": schema.PROFILE,
+        "[groups.NAME": schema.GROUP,
+        "[matrix": schema.MATRIX,
+    }[table if "]" in spelling else CONTINUED.get(key, "")]
+    inner = {"timeouts": schema.TIMEOUTS, "capabilities": schema.CAPABILITIES, "performance": schema.PERFORMANCE}
+    first, _, rest = name.partition(".")
+
+    assert first in place
+    assert not rest or rest in inner[first]
+
+
+CONTINUED = {"peers.NAME.filters": "[peers.NAME"}
+"""Spellings with commas, of which only the first names its table."""
 
 
 def test_everything() -> None:

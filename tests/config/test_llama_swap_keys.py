@@ -284,6 +284,14 @@ def test_a_model_needs_a_command(text: str) -> None:
     assert problem.startswith("models.m (line 1): expected the key `cmd`")
 
 
+@pytest.mark.parametrize("command", ["", "  ", "# only a comment"])
+def test_an_empty_command_is_none(command: str) -> None:
+    """Nor is that a lack of `${PORT}`."""
+    assert problems(f"models: {{m: {{cmd: '{command}'}}}}") == [
+        f'models.m.cmd (line 1): expected a command, found `"{command}"`'
+    ]
+
+
 def test_lifetimes_come_from_the_file_where_a_model_says_nothing() -> None:
     """-1 is that of the file, 0 is never."""
     read = config(

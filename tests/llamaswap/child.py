@@ -39,6 +39,8 @@ class Life(World):
     """The headers of every probe."""
     sockets: int = 0
     """Websockets that are open."""
+    handshake: dict[str, str] = field(default_factory=dict)
+    """The headers of the newest."""
 
     def control(self, method: str, path: str) -> tuple[int, bytes] | None:
         if path == self.health_path:
@@ -47,10 +49,13 @@ class Life(World):
             self.health = int(path.removeprefix("/health-is/"))
             return 200, b"so be it"
         if path == "/about-us":
-            return 200, json.dumps({"probes": self.probes, "sockets": self.sockets, "pid": os.getpid()}).encode()
+            return 200, json.dumps(self.about_us()).encode()
         if path == "/end":
             os._exit(0)
         return None if path == "/health" else super().control(method, unquote(path))
+
+    def about_us(self) -> dict[str, object]:
+        return {"probes": self.probes, "sockets": self.sockets, "handshake": self.handshake, "pid": os.getpid()}
 
     def hangs(self, request: Request) -> bool:
         """Whether this is a probe to leave without an answer."""
@@ -132,6 +137,7 @@ async def echo_websocket(
     assert isinstance(handshake, Handshake)
     protocol.send_response(protocol.accept(handshake))
     life.sockets += 1
+    life.handshake = {name.lower(): value for name, value in request.headers}
     try:
         while True:
             data = protocol.data_to_send()

@@ -61,7 +61,14 @@ class Server:
         self._ask("POST", f"/go/{name}").raise_for_status()
 
     def set_health(self, status: int) -> None:
-        self._ask("POST", f"/health-is/{status}").raise_for_status()
+        """As soon as it listens."""
+
+        def is_set() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                return self._ask("POST", f"/health-is/{status}").is_success
+            return False
+
+        eventually(is_set)
 
     def end(self) -> None:
         """Let it exit as if by itself."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from websockets.sync.client import connect
 
 from tests.conftest import DEADLINE, RunningService, alive, eventually
 from tests.llamaswap.children import CHILD, Server, free_ports
@@ -26,6 +27,8 @@ from tests.llamaswap.children import CHILD, Server, free_ports
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
+
+    from websockets.sync.client import ClientConnection
 
 COMMAND = Path(sys.executable).parent / "llama-supervise"
 PATIENCE = 3.0
@@ -91,6 +94,12 @@ class Swap(RunningService):
 
     def post(self, path: str, **options: Any) -> httpx.Response:
         return self.client.post(path, **options)
+
+    def socket(self, path: str, **options: Any) -> ClientConnection:
+        """A websocket that a client has opened."""
+        options = {"proxy": None, "open_timeout": DEADLINE, "close_timeout": DEADLINE, **options}
+        socket: ClientConnection = connect(self.url.replace("http:", "ws:") + path, **options)
+        return socket
 
     def ask(
         self,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
 
 from tests.conftest import DEADLINE
 from tests.llamaswap.conftest import Swap, following, running_swap
@@ -59,12 +58,11 @@ def test_access_log_below_upstream(swap: Swap) -> None:
 
 def test_access_log_of_websockets(swap: Swap) -> None:
     """0: a websocket is logged at its end, one that is refused with its status."""
-    url = swap.url.replace("http:", "ws:")
-    with connect(f"{url}/upstream/zeta/ws", proxy=None, open_timeout=DEADLINE, user_agent_header="talker") as socket:
+    with swap.socket("/upstream/zeta/ws", user_agent_header="talker") as socket:
         socket.send("hello")
         assert socket.recv(DEADLINE) == "hello"
     with pytest.raises(InvalidStatus):
-        connect(f"{url}/upstream/none/ws", proxy=None, open_timeout=DEADLINE, user_agent_header="stranger")
+        swap.socket("/upstream/none/ws", user_agent_header="stranger")
 
     assert '"GET /upstream/zeta/ws HTTP/1.1" 101 0 "talker" ' in logged(swap, "talker")
     assert '"GET /upstream/none/ws HTTP/1.1" 404 ' in logged(swap, "stranger")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import anthropic
 import openai
 import pytest
-from websockets.sync.client import connect
 
 from tests.conftest import DEADLINE
 from tests.llamaswap.conftest import Swap, running_swap
@@ -200,9 +199,8 @@ def test_event_source(swap: Swap) -> None:
 
 def test_websocket(swap: Swap) -> None:
     """1.6: a websocket client talks to the model's own server through /upstream."""
-    url = swap.url.replace("http:", "ws:") + "/upstream/qwen/qwen3/any/place?x=1"
     headers = {"Authorization": "Bearer secret"}
-    with connect(url, proxy=None, open_timeout=DEADLINE, additional_headers=headers, max_size=None) as socket:
+    with swap.socket("/upstream/qwen/qwen3/any/place?x=1", additional_headers=headers, max_size=None) as socket:
         for message in ("hello", "é🦙", b"\x00\xff", bytes(2_000_000)):
             socket.send(message)
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
 
 from tests.conftest import DEADLINE
 from tests.llamaswap.conftest import Swap, running_swap, seen
@@ -207,13 +206,12 @@ def test_unprotected(swap: Swap, path: str, status: int) -> None:
 
 def test_websocket(swap: Swap) -> None:
     """1.8: a websocket needs a key too."""
-    url = swap.url.replace("http:", "ws:") + "/upstream/m/ws"
     with pytest.raises(InvalidStatus) as raised:
-        connect(url, proxy=None, open_timeout=DEADLINE)
+        swap.socket("/upstream/m/ws")
     assert raised.value.response.status_code == 401
 
     headers = {"Authorization": "Bearer key-one"}
-    with connect(url, proxy=None, open_timeout=DEADLINE, additional_headers=headers) as socket:
+    with swap.socket("/upstream/m/ws", additional_headers=headers) as socket:
         socket.send("hello")
         assert socket.recv(DEADLINE) == "hello"
 

@@ -93,6 +93,20 @@ def test_whole(swap: Swap) -> None:
     assert set(ids) == listed
 
 
+ORDER = [
+    *("id", "object", "created", "owned_by", "name", "description"),
+    *("architecture", "capabilities", "supported_parameters", "context_length", "meta", "status"),
+]
+
+
+def test_order_of_the_fields(swap: Swap) -> None:
+    """1.4: `data` stands before `object`, and the fields of an entry in one order; ours may stand between them."""
+    assert list(swap.get("/v1/models").json()) == ["data", "object"]
+    for entry in entries(swap).values():
+        assert [field for field in entry if field in ORDER] == [field for field in ORDER if field in entry]
+    assert set(ORDER) <= entries(swap)["full"].keys()
+
+
 def test_same_without_v1(swap: Swap) -> None:
     """1.4: /models is the same."""
     with_v1, without = (swap.get(path).json()["data"] for path in ("/v1/models", "/models"))

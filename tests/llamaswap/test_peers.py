@@ -6,13 +6,14 @@ import gzip
 from typing import TYPE_CHECKING
 
 import pytest
+from websockets.exceptions import InvalidStatus
 
-from tests.conftest import eventually
+from tests.conftest import DEADLINE, eventually
 from tests.llamaswap.children import Server, running_server
 from tests.llamaswap.conftest import Swap, running_swap, seen, sent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CONFIG = """
 apiKeys: [ours]
@@ -36,6 +37,12 @@ peers:
   away:
     proxy: http://127.0.0.1:1
     models: [gone]
+"""
+BEHIND_A_PROXY = """
+models: {here: {cmd: "<child>"}}
+peers:
+  far: {proxy: "http://far.example/llm", models: [x]}
+  near: {proxy: "http://near.example:1", models: [y]}
 """
 KEY = {"authorization": "Bearer ours"}
 
@@ -113,6 +120,38 @@ def test_upstream(swap: Swap) -> None:
     assert seen(swap.get("/upstream/one/x/a%2Fb?c"))["target"] == "/a%2Fb?c"
     assert seen(swap.get("/upstream/author/y/v1/z"))["target"] == "/v1/z"
     assert seen(swap.get("/upstream/two/z/a.js"))["target"] == "/deep/a.js"
+
+
+def test_websocket(swap: Swap, one: Server) -> None:
+    """1.6, 1.9: a websocket passes to a peer, with the peer's host and key."""
+    with swap.socket("/upstream/one/x/any/place", additional_headers={**KEY, "x-forwarded-for": "10.1.2.3"}) as socket:
+        for message in ("hello", b"\x00\xff"):
+            socket.send(message)
+        assert [socket.recv(DEADLINE) for _ in range(2)] == ["hello", b"\x00\xff"]
+        headers = one.about()["handshake"]
+    eventually(lambda: one.about()["sockets"] == 0)
+
+    assert (headers["host"], headers["authorization"]) == (f"127.0.0.1:{one.port}", "Bearer theirs")
+    assert "x-forwarded-for" not in headers
+
+
+def test_websocket_to_a_peer_that_is_away(swap: Swap) -> None:
+    """1.3: it is refused as any request is."""
+    with pytest.raises(InvalidStatus) as raised:
+        swap.socket("/upstream/away/gone/ws", additional_headers=KEY)
+
+    assert raised.value.response.status_code == 502
+    assert b"`away` cannot be reached" in (raised.value.response.body or b"")
+
+
+def test_forward_proxy(start_swap: Callable[..., Swap], one: Server) -> None:
+    """1.9: peers are asked through HTTP_PROXY, but for those that NO_PROXY names and those on this machine."""
+    environ = {"HTTP_PROXY": one.url, "http_proxy": "", "NO_PROXY": "other.example, near.example"}
+    swap = start_swap(BEHIND_A_PROXY, env=environ)
+
+    assert seen(swap.ask("x"))["target"] == "http://far.example/llm/v1/chat/completions"
+    assert swap.ask("y").status_code == 502
+    assert seen(swap.ask("here"))["target"] == "/v1/chat/completions"
 
 
 # Keys and headers.

@@ -38,6 +38,11 @@ models:
   legacy:
     cmd: <child>
     filters: {strip_params: "a, b"}
+  lists:
+    cmd: <child>
+    filters:
+      stripParams: "stop.0, messages.0.name"
+      setParams: {messages.0.role: developer, messages.-1: {role: user}, stop.-1: "###", new.-1.x: 1, bias.:7: 1}
 """
 CHAT = "/v1/chat/completions"
 
@@ -108,6 +113,16 @@ def test_compressed_answers(swap: Swap) -> None:
     assert response.text == "squeezed"
 
 
+@pytest.mark.parametrize(
+    ("path", "seen_as"), [(CHAT, "gzip;q=0.5, deflate"), ("/upstream/m/other", "br, gzip;q=0.5, zstd, deflate")]
+)
+def test_compressions_that_are_asked_for(swap: Swap, path: str, seen_as: str) -> None:
+    """1.9: a child may compress only what we can read for the record, where there is one."""
+    headers = {"accept-encoding": "br, gzip;q=0.5, zstd, deflate"}
+
+    assert seen(swap.ask("m", path=path, headers=headers))["headers"]["accept-encoding"] == seen_as
+
+
 def test_buffering_proxies(swap: Swap) -> None:
     """1.9: an event stream tells proxies in front of us not to buffer it; other answers do not."""
     stream = raw(swap, "200 OK|content-type: text/event-stream; charset=utf-8")
@@ -170,6 +185,25 @@ def test_filters(swap: Swap) -> None:
         "reach": {"deep": [1, None]},
         "by": "id",
     }
+
+
+def test_filters_in_lists(swap: Swap) -> None:
+    """1.9: in a list a number is a place, and -1 one more behind its end; `:` makes a name of it."""
+    messages = [{"role": "system", "name": "x", "content": "y"}]
+
+    assert sent(swap.ask("lists", messages=messages, stop=["a", "b"])) == {
+        "model": "lists",
+        "messages": [{"role": "developer", "content": "y"}, {"role": "user"}],
+        "stop": ["b", "###"],
+        "new": [{"x": 1}],
+        "bias": {"7": 1},
+    }
+
+
+def test_filters_that_do_not_fit(swap: Swap) -> None:
+    """1.9: a place in a list is no name; nothing that the client sent is lost for that."""
+    assert sent(swap.ask("lists", bias={"9": 2}))["bias"] == {"9": 2, "7": 1}
+    assert swap.ask("lists", bias=[2]).status_code == 400
 
 
 def test_filters_by_name(swap: Swap) -> None:

@@ -200,11 +200,10 @@ def test_ports_move(start_swap: Callable[..., Swap]) -> None:
 
 def test_a_websocket_lasts(start_swap: Callable[..., Swap]) -> None:
     """2.11, but: one to a model that is another now goes on, to the process it was opened to."""
-    from websockets.sync.client import connect
 
     swap = start_swap(TWO)
     swap.ask("a").raise_for_status()
-    with connect(f"{swap.url.replace('http', 'ws')}/upstream/a/ws", proxy=None) as socket:
+    with swap.socket("/upstream/a/ws") as socket:
         hang_up(swap, TWO.replace("a: {cmd: '<child>'}", "a: {cmd: '<child> --other'}"))
         socket.send("still there")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.conftest import eventually
+from tests.proxy.conftest import post, raw_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,3 +103,76 @@ def test_priority(start_swap: Callable[..., Swap]) -> None:
 def queued(swap: Swap) -> list[str]:
     """Whom the waiting requests are for, in their order."""
     return [row["model"] for row in swap.get("/status").json()["queue"]]
+
+
+def test_nobody_starves(start_swap: Callable[..., Swap]) -> None:
+    """2.6, on purpose: a model that has to leave takes no new requests, however busy it is."""
+    swap = start_swap('models: {a: {cmd: "<child>"}, b: {cmd: "<child>"}}')
+    first = swap.hold("a", "first")
+    other = swap.later(swap.ask, "b", name="other")
+    eventually(lambda: swap.model("a")["state"] == "draining")
+    later = swap.later(swap.ask, "a", name="later")
+    swap.child("a").go("first")
+
+    assert first.result().status_code == other.result().status_code == later.result().status_code == 200
+    assert [entry["model"] for entry in swap.journal() if entry["event"] == "start"] == ["a", "b", "a"]
+
+
+def test_a_client_that_leaves_while_it_waits(start_swap: Callable[..., Swap]) -> None:
+    """2.6: its request is forgotten, and no model is loaded for it."""
+    swap = start_swap('models: {a: {cmd: "<child>"}, b: {cmd: "<child>"}}')
+    held = swap.hold("a", "held")
+    with raw_request(swap, post("/v1/chat/completions", b'{"model":"b"}')):
+        eventually(lambda: swap.model("a")["state"] == "draining")
+    eventually(lambda: swap.model("a")["state"] == "busy")
+    swap.child("a").go("held")
+
+    assert held.result().status_code == 200
+    assert swap.ask("a").status_code == 200
+    assert swap.starts("b") == []
+    assert len(swap.starts("a")) == 1
+
+
+def test_a_client_that_leaves_while_its_model_loads(start_swap: Callable[..., Swap]) -> None:
+    """2.6: the load goes on, and the next request finds the model ready."""
+    swap = start_swap('models: {a: {cmd: "<child> --health 503"}}')
+    with raw_request(swap, post("/v1/chat/completions", b'{"model":"a"}')):
+        eventually(lambda: swap.running() == {"a": "starting"})
+    swap.child("a").set_health(200)
+    eventually(lambda: swap.running() == {"a": "ready"})
+
+    assert swap.ask("a").status_code == 200
+    assert len(swap.starts("a")) == 1
+
+
+def test_a_load_that_fails(start_swap: Callable[..., Swap]) -> None:
+    """2.6: all who wait for it get the same error; who was evicted for it stays evicted; the next in line is served."""
+    swap = start_swap('models: {a: {cmd: "<child>"}, b: {cmd: "<child> --exit-with 3"}, c: {cmd: "<child>"}}')
+    held = swap.hold("a", "held")
+    failing = [swap.later(swap.ask, "b") for _ in range(3)]
+    eventually(lambda: swap.model("a")["state"] == "draining")
+    next_one = swap.later(swap.ask, "c")
+    swap.child("a").go("held")
+
+    errors = [each.result().json()["error"] for each in failing]
+    assert held.result().status_code == next_one.result().status_code == 200
+    assert len({error["failure"]["id"] for error in errors}) == 1
+    assert swap.running() == {"c": "ready"}
+
+
+def test_a_loaded_model_evicts_nobody(start_swap: Callable[..., Swap]) -> None:
+    """2.7, different: who was loaded beside a model of an exclusive group stays, whoever is asked."""
+    swap = start_swap("""
+models: {a: {cmd: "<child>"}, e: {cmd: "<child>"}}
+groups:
+  main: {members: [a]}
+  side: {exclusive: false, members: [e]}
+""")
+    for model in ("a", "e", "a"):
+        swap.ask(model).raise_for_status()
+
+    assert swap.running() == {"a": "ready", "e": "ready"}
+    swap.get("/unload")
+    for model in ("e", "a"):
+        swap.ask(model).raise_for_status()
+    assert swap.running() == {"a": "ready"}

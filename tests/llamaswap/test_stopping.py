@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from websockets.sync.client import connect
 
 from tests.conftest import DEADLINE, alive, eventually
 from tests.llamaswap.conftest import Swap, running_swap
@@ -177,6 +176,19 @@ def test_never_expires(expiring: Swap) -> None:
     assert expiring.running() == {"kept": "ready"}
 
 
+def test_one_that_was_never_asked(start_swap: Callable[..., Swap]) -> None:
+    """2.4, on purpose: its time starts when it is ready; llama-swap unloads it within a second."""
+    swap = start_swap("""
+hooks: {on_startup: {preload: [fresh]}}
+models: {fresh: {cmd: "<child>", ttl: 600}, clock: {cmd: "<child>", ttl: 1}}
+groups: {all: {swap: false, members: [fresh, clock]}}
+""")
+    eventually(lambda: swap.running() == {"fresh": "ready"})
+    let_time_pass(swap)
+
+    assert swap.running() == {"fresh": "ready"}
+
+
 def test_requests_keep_it(expiring: Swap) -> None:
     """2.4: the time starts when the last request has ended."""
     held = expiring.hold("busy", "long")
@@ -192,8 +204,7 @@ def test_websockets_keep_it(expiring: Swap) -> None:
     """2.4, 1.6: so does an open websocket, unless they are ignored."""
     for model in ("busy", "quiet"):
         expiring.ask(model).raise_for_status()
-    url = expiring.url.replace("http:", "ws:")
-    with connect(f"{url}/upstream/busy/ws", proxy=None), connect(f"{url}/upstream/quiet/ws", proxy=None):
+    with expiring.socket("/upstream/busy/ws"), expiring.socket("/upstream/quiet/ws"):
         eventually(lambda: "quiet" not in expiring.running())
         let_time_pass(expiring)
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
 
 from tests.conftest import DEADLINE, eventually
 from tests.llamaswap.conftest import Swap, running_swap, seen
@@ -14,7 +13,6 @@ from tests.llamaswap.conftest import Swap, running_swap, seen
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from websockets.sync.client import ClientConnection
 
 CONFIG = """
 models:
@@ -50,12 +48,6 @@ def cold(swap: Swap) -> Swap:
     """The service without any process."""
     swap.get("/unload")
     return swap
-
-
-def socket_to(swap: Swap, path: str) -> ClientConnection:
-    url = swap.url.replace("http:", "ws:") + path
-    socket: ClientConnection = connect(url, proxy=None, open_timeout=DEADLINE, close_timeout=DEADLINE)
-    return socket
 
 
 # Plain requests.
@@ -168,7 +160,7 @@ def test_own_patterns(start_swap: Callable[..., Swap]) -> None:
 
 def test_websocket(cold: Swap) -> None:
     """1.6: a websocket loads its model, passes both ways, and counts as a request until it ends."""
-    with socket_to(cold, "/upstream/m/ws?x=1") as socket:
+    with cold.socket("/upstream/m/ws?x=1") as socket:
         for message in ("hello", b"\x00\xff"):
             socket.send(message)
             assert socket.recv(DEADLINE) == message
@@ -177,15 +169,27 @@ def test_websocket(cold: Swap) -> None:
     eventually(lambda: cold.ask("m").status_code == 200)
 
 
+def test_head_of_a_websocket(swap: Swap) -> None:
+    """1.6, 1.9: its head passes as that of any request does, the client's address added."""
+    told = {"cookie": "a=1", "authorization": "Bearer theirs", "origin": swap.url, "user-agent": "ua"}
+    with swap.socket("/upstream/m/ws", additional_headers=told, user_agent_header=None) as socket:
+        socket.send("x")
+        socket.recv(DEADLINE)
+    headers = swap.child("m").about()["handshake"]
+
+    expected = {**told, "x-forwarded-for": "127.0.0.1", "host": swap.url.removeprefix("http://")}
+    assert headers.items() >= expected.items()
+
+
 def test_ignored_websocket(cold: Swap) -> None:
     """1.6: with compat.ignoreWebsockets a websocket never starts the model: 409, unless it is ready."""
     with pytest.raises(InvalidStatus) as raised:
-        socket_to(cold, "/upstream/quiet/ws")
+        cold.socket("/upstream/quiet/ws")
 
     assert raised.value.response.status_code == 409
     assert cold.running() == {}
     cold.ask("quiet").raise_for_status()
-    with socket_to(cold, "/upstream/quiet/ws") as socket:
+    with cold.socket("/upstream/quiet/ws") as socket:
         socket.send("hello")
         assert socket.recv(DEADLINE) == "hello"
 
@@ -193,7 +197,7 @@ def test_ignored_websocket(cold: Swap) -> None:
 def test_ignored_websocket_holds_nothing(cold: Swap) -> None:
     """1.6: such a websocket does not keep its model from being swapped."""
     cold.ask("quiet").raise_for_status()
-    with socket_to(cold, "/upstream/quiet/ws") as socket:
+    with cold.socket("/upstream/quiet/ws") as socket:
         socket.send("hello")
         socket.recv(DEADLINE)
         cold.ask("author/model").raise_for_status()
@@ -205,7 +209,7 @@ def test_websocket_to_nobody(start_swap: Callable[..., Swap]) -> None:
     """1.3: where nothing listens, the answer is a 502."""
     swap = start_swap("models: {m: {cmd: sleep 100, proxy: 'http://127.0.0.1:9', checkEndpoint: none}}")
     with pytest.raises(InvalidStatus) as raised:
-        socket_to(swap, "/upstream/m/ws")
+        swap.socket("/upstream/m/ws")
 
     assert raised.value.response.status_code == 502
 
@@ -237,11 +241,11 @@ def test_comfyui(cold: Swap) -> None:
 def test_comfyui_websocket(cold: Swap) -> None:
     """1.6: its websockets do not start it either."""
     with pytest.raises(InvalidStatus) as raised:
-        socket_to(cold, "/comfyui/ws")
+        cold.socket("/comfyui/ws")
     assert raised.value.response.status_code == 409
 
     cold.get("/comfyui/").raise_for_status()
-    with socket_to(cold, "/comfyui/ws") as socket:
+    with cold.socket("/comfyui/ws") as socket:
         socket.send("hello")
         assert socket.recv(DEADLINE) == "hello"
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from supervisor.config.values import Filters
+from supervisor.errors import InvalidRequest
 from supervisor.proxy import filters
 
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text(st.characters(codec="utf-8"), max_size=8)
@@ -52,6 +54,50 @@ def test_fields_are_paths() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "result"),
+    [
+        ("a.0", {"a": [1, 2]}, {"a": [9, 2]}),
+        ("a.1.b", {"a": [1, {"c": 2}]}, {"a": [1, {"c": 2, "b": 9}]}),
+        ("a.-1", {"a": [1]}, {"a": [1, 9]}),
+        ("a.-1.b", {"a": [{"b": 1}]}, {"a": [{"b": 1}, {"b": 9}]}),
+        ("a.3", {"a": [1]}, {"a": [1, None, None, 9]}),
+        ("a.1", {}, {"a": [None, 9]}),
+        ("a.-1", {}, {"a": [9]}),
+        ("a.0", {"a": "text"}, {"a": [9]}),
+        ("a.0", {"a": {"b": 1}}, {"a": {"b": 1, "0": 9}}),
+        ("a.-1", {"a": {}}, {"a": {"-1": 9}}),
+        ("a.:0", {}, {"a": {"0": 9}}),
+        ("a.50256", {}, {"a": {"50256": 9}}),
+        (":0.b", {}, {"0": {"b": 9}}),
+    ],
+)
+def test_paths_lead_into_lists(path: str, fields: dict[str, object], result: dict[str, object]) -> None:
+    """A number is a place in a list, -1 one more behind its end; in an object, or behind a colon, it is a name."""
+    assert applied(Filters(force={path: 9}), fields) == result
+
+
+@pytest.mark.parametrize(
+    ("path", "left"),
+    [("a.0", [[2], {"b": 3}]), ("a.-1", [1, [2]]), ("a.1.0", [1, [], {"b": 3}]), ("a.2.b", [1, [2], {}])]
+    + [(path, [1, [2], {"b": 3}]) for path in ("a.3", "a.b", "a.0.0", "a.:0", "a.1.1")],
+)
+def test_stripping_in_lists(path: str, left: list[object]) -> None:
+    """There -1 is the last; what is not there is no error."""
+    assert applied(Filters(strip=(path,)), {"a": [1, [2], {"b": 3}]}) == {"a": left}
+
+
+def test_defaults_in_lists() -> None:
+    """A place that the client has filled is left alone."""
+    assert applied(Filters(defaults={"a.0": 9, "a.1": 9}), {"a": [None]}) == {"a": [None, 9]}
+
+
+def test_a_name_in_a_list() -> None:
+    """What the client sent is not thrown away for a filter that does not fit it."""
+    with pytest.raises(InvalidRequest, match=r"`messages\.role`"):
+        applied(Filters(force={"messages.role": "user"}), {"messages": [{}]})
+
+
 def test_a_path_through_something_else_than_an_object_makes_one() -> None:
     """As sjson does, which llama-swap uses."""
     assert applied(Filters(force={"a.b": 1}), {"a": "text"}) == {"a": {"b": 1}}
@@ -78,6 +124,7 @@ def test_anything_but_an_object_is_left_alone() -> None:
     assert filters.apply(Filters(force={"a": 1}), b"[ 1 ]") == b"[ 1 ]"
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # the first text ever made takes seconds
 @given(objects, objects)
 def test_other_fields_are_untouched(fields: dict[str, object], forced: dict[str, object]) -> None:
     """A filter changes the fields it names and no other."""

@@ -117,6 +117,66 @@ async def test_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         peers.close()
 
 
+@contextlib.asynccontextmanager
+async def forward_proxy(port: int) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A proxy for which every name leads to this port; its URL, and the heads it has seen."""
+    seen: list[bytes] = []
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while piece := await reader.read(65536):
+                writer.write(piece)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        seen.append(head)
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        if head.startswith(b"CONNECT"):
+            writer.write(b"HTTP/1.1 200 Connection established\r\nvia: us\r\n\r\n")
+        else:
+            far_writer.write(head)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(pass_on(reader, far_writer))
+            tasks.create_task(pass_on(far_reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://me:secret@127.0.0.1:{server.sockets[0].getsockname()[1]}", seen
+
+
+async def test_through_a_forward_proxy() -> None:
+    """A peer on HTTP is asked for with its whole URL, and what is for the proxy stands beside what is for the peer."""
+    async with box() as (port, seen), forward_proxy(port) as (url, _):
+        config = Config(Path("/"), Server(), peers={"far": Peer("http://far.example:81/llm", ("m",), api_key="theirs")})
+        peers = Peers(config, {"http_proxy": url})
+        answers = [await ask(peers, "far") for _ in range(2)]
+        peers.close()
+
+    assert answers == [OK, OK]
+    assert seen[0] == seen[1]
+    first, host, *others = seen[0]
+    assert (first, host) == (b"GET http://far.example:81/llm/v1/models HTTP/1.1", b"host: far.example:81")
+    assert set(others) >= {b"proxy-authorization: Basic bWU6c2VjcmV0", b"authorization: Bearer theirs"}
+
+
+async def test_through_a_forward_proxy_with_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer behind TLS is reached by CONNECT, once for many requests, and the proxy sees nothing else of them."""
+    context, certificate = server_context(tmp_path, name="far.example")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with box(context) as (port, seen), forward_proxy(port) as (url, heads):
+        config = Config(Path("/"), Server(), peers={"far": Peer("https://far.example/llm", ("m",))})
+        peers = Peers(config, {"HTTPS_PROXY": url})
+        answers = [await ask(peers, "far") for _ in range(2)]
+        peers.close()
+
+    assert answers == [OK, OK]
+    assert [lines[0] for lines in seen] == [b"GET /llm/v1/models HTTP/1.1"] * 2
+    assert not [line for line in seen[0] if line.startswith(b"proxy-")]
+    assert [head.split(b"\r\n")[0] for head in heads] == [b"CONNECT far.example:443 HTTP/1.1"]
+
+
 async def test_untrusted(tmp_path: Path) -> None:
     """A peer that cannot prove who it is gets no request, and the client learns why."""
     context, _ = server_context(tmp_path)

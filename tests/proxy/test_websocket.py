@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from supervisor.access.keys import KeyRing
+from supervisor.config.values import Config, Peer, Server, Timeouts
+from supervisor.errors import UpstreamTimeout, UpstreamUnreachable
+from supervisor.llama.endpoint import TcpEndpoint
+from supervisor.proxy.backend import PeerBackend
+from supervisor.proxy.heads import Forwarding
+from supervisor.proxy.peers import Peers
+from supervisor.proxy.server_socket import closing, open_socket, returned
+from supervisor.proxy.upstream import Upstream
 from tests.conftest import DEADLINE, eventually, running_service
 from tests.proxy.conftest import Child, fake_cmd, http_to
+from tests.proxy.tls import server_context
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import ssl
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
+    from websockets.datastructures import Headers
+    from websockets.http11 import Request, Response
     from websockets.sync.client import ClientConnection
 
     from tests.conftest import RunningService
+
+KEYED = Config(Path("/"), Server(api_keys=("ours",)))
 
 
 @pytest.fixture(scope="module")
@@ -152,24 +171,144 @@ def test_unloaded(service: RunningService) -> None:
         assert socket.recv(DEADLINE) == "again"
 
 
+@contextlib.asynccontextmanager
+async def far_server(*, certificate: ssl.SSLContext | None = None) -> AsyncIterator[tuple[int, list[Headers]]]:
+    """Another service that echoes; its port, and the heads it has seen. It greets with a cookie."""
+    seen: list[Headers] = []
+
+    def greet(connection: ServerConnection, request: Request, response: Response) -> Response | None:
+        seen.append(request.headers)
+        response.headers["Set-Cookie"] = "a=1"
+        response.headers["Set-Cookie"] = "b=2"
+        return None
+
+    async def echo(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        await connection.send(connection.request.path)
+        async for message in connection:
+            await connection.send(message)
+
+    async with serve(echo, "127.0.0.1", 0, process_response=greet, ssl=certificate) as server:
+        yield next(iter(server.sockets)).getsockname()[1], seen
+
+
+def scope_of(*headers: tuple[bytes, bytes], subprotocols: Sequence[str] = ()) -> dict[str, Any]:
+    """A client's websocket, as ASGI has it."""
+    client = ("192.168.0.9", 5555)
+    upgrade = [(b"upgrade", b"websocket"), (b"connection", b"Upgrade, X-Hop"), (b"sec-websocket-key", b"theirs")]
+    return {"headers": [(b"host", b"here"), *upgrade, *headers], "client": client, "subprotocols": subprotocols}
+
+
+def peers_of(url: str, **fields: Any) -> Peers:
+    return Peers(Config(Path("/"), Server(api_keys=("ours",)), peers={"far": Peer(url, ("m",), **fields)}))
+
+
+SENT = [
+    (b"authorization", b"Bearer ours"),
+    (b"cookie", b"c=1"),
+    (b"origin", b"http://a.page"),
+    (b"user-agent", b"ua"),
+    (b"x-hop", b"here"),
+    (b"x-forwarded-for", b"10.0.0.1"),
+]
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("key", ["only-we-know", None])
-async def test_a_key_of_its_server(key: str | None) -> None:
-    """A server that asks for a key only we know gets it with a websocket too."""
-    from websockets.asyncio.server import ServerConnection, serve
+async def test_what_a_server_sees(key: str | None) -> None:
+    """The client's headers, as in any other request: no key of ours, and one that only we and the server know."""
+    async with far_server() as (port, seen):
+        forwarding = Forwarding(api_key=key.encode() if key else None, own_keys=KeyRing.of(KEYED))
+        backend = PeerBackend("far", Upstream(TcpEndpoint(port), forwarding=forwarding))
+        async with closing(await open_socket(backend, b"/ws/%C3%A9?x=1", scope_of(*SENT))) as server:
+            assert await server.recv() == "/ws/%C3%A9?x=1"
 
-    from supervisor.llama.endpoint import TcpEndpoint
-    from supervisor.proxy.websocket import _connected
+    assert [name for name in seen[0] if seen[0].get_all(name)[1:]] == []
+    assert seen[0].get("authorization") == (f"Bearer {key}" if key else None)
+    kept = {name: seen[0][name] for name in ("host", "cookie", "origin", "user-agent", "x-forwarded-for")}
+    assert kept == {
+        "host": "localhost",
+        "cookie": "c=1",
+        "origin": "http://a.page",
+        "user-agent": "ua",
+        "x-forwarded-for": "10.0.0.1",
+    }
+    assert "x-hop" not in seen[0]
+    assert seen[0]["sec-websocket-key"] != "theirs"
 
-    seen: list[str | None] = []
 
-    async def answer(connection: ServerConnection) -> None:
-        assert connection.request is not None
-        seen.append(connection.request.headers.get("authorization"))
+@pytest.mark.anyio
+async def test_what_a_server_answers() -> None:
+    """Its cookies are the client's, what belongs to the connection is not."""
+    async with far_server() as (port, _):
+        backend = PeerBackend("far", Upstream(TcpEndpoint(port)))
+        async with closing(await open_socket(backend, b"/", scope_of())) as server:
+            assert returned(server) == [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
 
-    async with serve(answer, "127.0.0.1", 0) as server:
-        port = next(iter(server.sockets)).getsockname()[1]
-        async with _connected(TcpEndpoint(port), "/ws", {"headers": []}, key) as child:
-            await child.wait_closed()
 
-    assert seen == ([f"Bearer {key}"] if key else [None])
+@pytest.mark.anyio
+async def test_a_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through TLS, below its path, by its own host, with its key, and without a word of whom we serve."""
+    context, certificate = server_context(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with far_server(certificate=context) as (port, seen):
+        peers = peers_of(f"https://localhost:{port}/llm/", api_key="theirs")
+        async with closing(await open_socket(peers.backend("far"), b"/ws", scope_of(*SENT))) as server:
+            assert await server.recv() == "/llm/ws"
+        assert peers.reachable("far")
+        peers.close()
+
+    kept = {name: seen[0].get(name) for name in ("host", "authorization", "x-api-key", "cookie", "x-forwarded-for")}
+    assert kept == {
+        "host": f"localhost:{port}",
+        "authorization": "Bearer theirs",
+        "x-api-key": "theirs",
+        "cookie": "c=1",
+        "x-forwarded-for": None,
+    }
+
+
+@pytest.mark.anyio
+async def test_a_peer_that_is_down() -> None:
+    """Nobody listens: that is what the client is told, and what the listing knows then."""
+    peers = peers_of("http://127.0.0.1:1")
+    with pytest.raises(UpstreamUnreachable, match=r"the peer `far` cannot be reached: Connection refused"):
+        await open_socket(peers.backend("far"), b"/ws", scope_of())
+
+    assert peers.reachable("far") is False
+
+
+@pytest.mark.anyio
+async def test_a_peer_that_hangs() -> None:
+    """One that takes the request and says nothing has the time that it has for any answer."""
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        peers = peers_of(url, timeouts=Timeouts(response_header=0.05))
+        with pytest.raises(UpstreamTimeout, match=r"the peer `far` has not begun to answer within 0\.05 s"):
+            await open_socket(peers.backend("far"), b"/ws", scope_of())
+        peers.close()
+
+
+@pytest.mark.anyio
+async def test_a_peer_that_speaks_something_else() -> None:
+    """What is no answer of HTTP is a peer that accepts no websocket; a head of ours is never shown."""
+
+    async def gibberish(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example ESMTP\r\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(gibberish, "127.0.0.1", 0)
+    async with server:
+        peers = peers_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", api_key="theirs")
+        with pytest.raises(UpstreamUnreachable, match=r"peer far accepts no websocket at `/ws`") as raised:
+            await open_socket(peers.backend("far"), b"/ws", scope_of())
+        peers.close()
+
+    assert "theirs" not in str(raised.value)

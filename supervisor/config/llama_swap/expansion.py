@@ -48,7 +48,8 @@ def _expanded(root: Place, document: dict[str, Tree], known: Container[str]) -> 
         if key in known:
             refuse_unknown(place.at(key), macros)
     expansion = Expansion(tree)
-    models = document.get("models")
+    key = next((key for key in document if key == "models"), "models")  # with its mark
+    models = document.get(key)
     if isinstance(models, dict):
         port = _start_port(tree)
         done = {}
@@ -57,9 +58,9 @@ def _expanded(root: Place, document: dict[str, Tree], known: Container[str]) -> 
             if takes_port:
                 expansion.ports[name] = port
                 port += 1
-        tree["models"] = {name: done[name] for name in models}
+        tree[key] = {name: done[name] for name in models}
     elif models is not None:
-        tree["models"] = models
+        tree[key] = models
     return expansion
 
 
@@ -88,7 +89,7 @@ class _Model:
         if takes_port:
             tree = self._replaced(tree, {"PORT": Scalar(str(self._checked(port)))})
         elif "${PORT}" in _text(tree, "proxy"):
-            if _text(tree, "cmd"):  # else that is the problem
+            if _text(tree, "cmd").strip():  # else that is the problem
                 self._place.at("cmd").refuse("`${PORT}` in `cmd`, for `proxy` uses it", "or name a port in `proxy`")
             del tree["proxy"]
         for key in tree:

@@ -44,7 +44,7 @@ def parse_all(texts: Mapping[str, str], *, base: Path, environ: Mapping[str, str
     sheet = Sheet(environ)
     config = _read(texts, sheet, base)
     if sheet.problems:
-        raise ConfigInvalid(sheet.problems)
+        raise ConfigInvalid(sheet.problems, warnings=sheet.warnings)
     secrets = keys(config).union(*(variables(text, environ) for text in texts.values()))
     return replace(config, secrets=secrets, warnings=tuple(sheet.warnings))
 

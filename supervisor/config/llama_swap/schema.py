@@ -94,7 +94,7 @@ def _settings(place: Place) -> dict[str, Json]:
 
 
 def _is_protected(field: str) -> bool:
-    return not field or path(field)[0] == "model"
+    return not field or path(field)[0].name == "model"
 
 
 def _profile(place: Place) -> dict[str, object]:
@@ -159,16 +159,16 @@ MODEL = {
 }
 
 GROUP = {
-    "swap": Key(BOOLEAN, "", "true"),
-    "exclusive": Key(BOOLEAN, "", "true"),
-    "persistent": Key(BOOLEAN, "", "false"),
-    "members": Key(TEXTS, ""),
+    "swap": Key(BOOLEAN, "[groups.NAME] swap", "true"),
+    "exclusive": Key(BOOLEAN, "[groups.NAME] exclusive", "true"),
+    "persistent": Key(BOOLEAN, "[groups.NAME] persistent", "false"),
+    "members": Key(TEXTS, "[groups.NAME] members"),
 }
 
 MATRIX = {
-    "vars": Key(mapping_of(TEXT), ""),
-    "evict_costs": Key(mapping_of(integer(1)), "", "1"),
-    "sets": Key(not_empty(mapping_of(TEXT)), ""),
+    "vars": Key(mapping_of(TEXT), "[matrix] vars"),
+    "evict_costs": Key(mapping_of(integer(1)), "[matrix] evict_costs", "1"),
+    "sets": Key(not_empty(mapping_of(TEXT)), "[matrix] sets"),
 }
 
 GROUPS_KIND = mapping_of(requiring(fields_of(GROUP), "members"))
@@ -176,12 +176,15 @@ MATRIX_KIND = requiring(fields_of(MATRIX), "sets")
 
 ROUTER_SETTINGS = {"groups": Key(GROUPS_KIND, ""), "matrix": Key(MATRIX_KIND, "")}
 ROUTER = {
-    "use": Key(word({"group": "group", "matrix": "matrix"}), "", "group"),
+    "use": Key(word({"group": "group", "matrix": "matrix"}), "", "group", "there: whichever is said"),
     "settings": Key(fields_of(ROUTER_SETTINGS), ""),
 }
-FIFO = {"priority": Key(mapping_of(integer()), "", "0")}
+FIFO = {"priority": Key(mapping_of(integer()), "priority", "0", "there: a key of the model")}
 SCHEDULER_SETTINGS = {"fifo": Key(fields_of(FIFO), "")}
-SCHEDULER = {"use": Key(word({"fifo": "fifo"}), "", "fifo"), "settings": Key(fields_of(SCHEDULER_SETTINGS), "")}
+SCHEDULER = {
+    "use": Key(word({"fifo": "fifo"}), "", "fifo", "there is no other"),
+    "settings": Key(fields_of(SCHEDULER_SETTINGS), ""),
+}
 ROUTING = {"router": Key(fields_of(ROUTER), ""), "scheduler": Key(fields_of(SCHEDULER), "")}
 
 PROFILE = {
@@ -218,16 +221,19 @@ PERFORMANCE = {
     "every": Key(duration(5.0), "[server] performance.every", "5s"),
 }
 UPSTREAM = {"ignorePaths": Key(PATTERNS, "[server] ignore_paths", "", "files that browsers ask for by themselves")}
-ON_STARTUP = {"preload": Key(TEXTS, "")}
+ON_STARTUP = {"preload": Key(TEXTS, "[server] preload")}
 HOOKS = {"on_startup": Key(fields_of(ON_STARTUP), "")}
 
 FILE = {
     "healthCheckTimeout": Key(integer(), "load_timeout, load_limit", "120", "at least 15"),
     "logLevel": Key(word_or_else(LEVELS, "info", "it is taken for info"), "[server] log_level", "info"),
     "logTimeFormat": Key(
-        word_or_else({"": "", **{name: name for name in TIME_FORMATS}}, "", "lines have no time"), "", ""
+        word_or_else({"": "", **{name: name for name in TIME_FORMATS}}, "", "lines have no time"),
+        "",
+        "",
+        "without it lines have no time",
     ),
-    "logToStdout": Key(word({each.value: each for each in Console}), "", "proxy"),
+    "logToStdout": Key(word({each.value: each for each in Console}), "", "proxy", "there: our own log"),
     "logRequests": Key(BOOLEAN, "", "", "has had no effect for long"),
     "metricsMaxInMemory": Key(integer(), "[server] metrics_max_in_memory", "1000"),
     "captureBuffer": Key(integer(), "[server] capture_buffer", "5", "MB; 0 for none, which is the default there"),
@@ -239,12 +245,12 @@ FILE = {
     "includeAliasesInList": Key(BOOLEAN, "[server] aliases_in_list", "false"),
     "globalTTL": Key(SECONDS, "[defaults] ttl", "0", "0 is never"),
     "unloadTimeout": Key(SECONDS, "[defaults] unload_timeout", "10"),
-    "macros": Key(TABLE, "", "", "`${NAME}` in values"),
+    "macros": Key(TABLE, "", "", "`${NAME}` in values; there, `[defaults]` has what models share"),
     "apiKeys": Key(list_of(hidden(of(_api_key))), "[server] api_keys"),
     "upstream": Key(fields_of(UPSTREAM), ""),
     "models": Key(mapping_of(requiring(fields_of(MODEL), "cmd")), ""),
-    "groups": Key(GROUPS_KIND, "", "", "now `routing.router.settings.groups`"),
-    "matrix": Key(MATRIX_KIND, "", "", "now `routing.router.settings.matrix`"),
+    "groups": Key(GROUPS_KIND, "", "", "an older place of `routing.router.settings.groups`"),
+    "matrix": Key(MATRIX_KIND, "", "", "an older place of `routing.router.settings.matrix`"),
     "routing": Key(fields_of(ROUTING), ""),
     "hooks": Key(fields_of(HOOKS), ""),
     "profiles": Key(mapping_of(of(_profile)), ""),
