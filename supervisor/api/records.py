@@ -92,7 +92,9 @@ class RecordRoutes:
     async def capture(self, request: Request) -> Response:
         """A whole request with its answer, if it was kept."""
         name = request.path_params["id"]
-        number = int(name) if name.isascii() and name.isdecimal() else 0
+        if not (name.isascii() and name.isdecimal()):
+            raise InvalidRequest(f"`id`: expected the number of a row, got `{name[:50]}`")
+        number = int(name[:20])
         capture = self._service.records.activity.captures.get(number)
         if capture is None:
             raise RouteNotFound("capture not found", hint="only the newest are kept, up to `capture_buffer`")
@@ -106,7 +108,9 @@ class RecordRoutes:
         except (ValueError, OverflowError) as exc:
             expected = "a time as RFC 3339 has it, such as 2026-08-22T09:29:57Z"
             raise InvalidRequest(f"`after`: expected {expected}, got `{after[:50]}`") from exc
-        return Json(self._service.records.samples.as_json(since))
+        samples = self._service.records.samples
+        # Some clients look at the status, some at `enabled`.
+        return Json(samples.as_json(since), status_code=200 if samples.is_enabled else 503)
 
     async def hardware(self, request: Request) -> Response:
         """What this machine is; looked at once."""
