@@ -130,9 +130,14 @@ class RecordRoutes:
     def _gauges(self) -> Gauges:
         service, gauges = self._service, Gauges()
         gauges.add(metrics.BUILD, 1, __version__)
-        gauges.add_all(metrics.IN_FLIGHT, (((name,), count) for name, count in service.in_flight.by_model().items()))
-        gauges.add_all(metrics.WAITING, (((name,), count) for name, count in service.pool.fleet.queue.wanted.items()))
-        for name, run in sorted(service.pool.fleet.by_model().items()):
+        runs = service.pool.fleet.by_model()
+        nobody = dict.fromkeys(runs, 0)  # a series that comes and goes cannot be drawn
+        for told, counts in (
+            (metrics.IN_FLIGHT, service.in_flight.by_model()),
+            (metrics.WAITING, service.pool.fleet.queue.wanted),
+        ):
+            gauges.add_all(told, (((name,), count) for name, count in (nobody | dict(counts)).items()))
+        for name, run in sorted(runs.items()):
             gauges.add(metrics.STATE, 1, name, STATES[run.phase])
             live = service.pool.live_run(run.id)
             if live is not None and live.pid is not None:

@@ -277,6 +277,7 @@ def test_metrics(http: httpx.Client) -> None:
     assert told["llama_supervise_request_duration_seconds_bucket", (("le", "+Inf"), *fake)] == rows
     assert told["llama_supervise_queue_wait_seconds_count", fake] >= 1
     assert told["llama_supervise_model_state", (*fake, ("state", "ready"))] == 1
+    assert told["llama_supervise_requests_in_flight", fake] == told["llama_supervise_requests_waiting", fake] == 0
     assert told["llama_supervise_model_resident_bytes", fake] > 1e6
     assert told["llama_supervise_process_cpu_seconds_total", ()] > 0
     assert not any(("model", "asleep") in labels for _, labels in told)
