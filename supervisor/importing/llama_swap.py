@@ -147,6 +147,8 @@ class _Import:
             if catalogue is None:
                 if "llama-server" in model.cmd[0]:
                     raise Unsayable(f"`{model.cmd[0]}` is not here, or does not tell its options")
+                if any(word.rpartition("/")[2] == "llama-server" for word in model.cmd):
+                    raise Unsayable(f"it is `{model.cmd[0]}` that starts a llama-server, not we")
                 return None
             keys = keys_of(catalogue, model.cmd[1:])
             _check_surroundings(model, keys)
@@ -193,15 +195,20 @@ class _Import:
                 shared |= found
                 self._homes.from_macros[macro] = list(found)
         binaries = {str(table.get("binary")) for name, table in models.items() if name in self._keys}
-        return sharing.hoist_options(
+        hoisted = sharing.hoist_options(
             models, llama=list(self._keys), shared=shared, binary=len(binaries) == 1 and binaries != {"None"}
         )
+        for macro, text in macros.items():
+            if hoisted.get("binary") in words_of(text):
+                self._homes.from_macros.setdefault(macro, []).append("binary")
+        return hoisted
 
     # The rest.
 
     def _server(self) -> Server:
-        """With one model at a time where no groups or sets say otherwise."""
-        return replace(self._config.server, max_loaded=None if self._routes() else 1)
+        """With one model at a time where no groups or sets say otherwise, and captures only where the file says so."""
+        server = replace(self._config.server, max_loaded=None if self._routes() else 1)
+        return server if "captureBuffer" in self._tree else replace(server, capture_buffer=Server().capture_buffer)
 
     def _routes(self) -> bool:
         routing = self._config.routing

@@ -155,6 +155,53 @@ def test_every_comment_of_a_preset_is_kept(preset: Imported) -> None:
     assert {comment for comment in expected if comment not in preset.text} == set()
 
 
+def test_what_a_router_loads_at_its_start(tmp_path: Path, tiny: Path) -> None:
+    """Is loaded at the start here too; a version is no model, and its comments are the file's."""
+    (tmp_path / "presets.ini").write_text(
+        "# of the format\nversion = 1  ; the only one\n"
+        "[*]\n; all but one\nload-on-startup = true\n"
+        f"[first]\nmodel = {tiny}/tiny-a.gguf\n"
+        f"[second]\nmodel = {tiny}/tiny-b.gguf\nload-on-startup = on ; it is asked first\n"
+        f"[third]\nmodel = {tiny}/tiny-b.gguf\n; too large\nload-on-startup = off\n"
+    )
+    done = Place(tmp_path, tmp_path / "presets.ini", {}).run("import", "presets.ini")
+
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    made = tomllib.loads(done.stdout)
+    assert made["server"]["preload"] == ["first", "second"]
+    assert list(made["models"]) == ["first", "second", "third"]
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["# of the format", "# the only one"]
+    assert lines[lines.index('preload = ["first", "second"]') - 2 :][:2] == ["# all but one", "# it is asked first"]
+
+
+def test_what_starts_a_llama_server_in_its_own_way(tmp_path: Path, tiny: Path, wheel_binary: Path) -> None:
+    """Stays a command, and the import says why."""
+    serve = f"{wheel_binary} --port ${{PORT}} -m {tiny}/tiny-a.gguf"
+    (tmp_path / "config.yaml").write_text(
+        f"models:\n  a: {{cmd: 'env A=1 {serve}'}}\n  b: {{cmd: 'bash -c \"exec {serve}\"'}}\n"
+    )
+    done = Place(tmp_path, tmp_path / "config.yaml", {}).run("import", "config.yaml")
+
+    assert done.returncode == 0, done.stderr
+    assert all("cmd" in model for model in tomllib.loads(done.stdout)["models"].values())
+    assert "models.a.cmd: stays a command: it is `env` that starts a llama-server, not we" in done.stderr
+    assert "every command line is the same" in done.stderr
+
+
+def test_captures_only_where_the_file_says_so(tmp_path: Path) -> None:
+    """What others have asked is nobody's to keep by default."""
+    told = []
+    for name, line in (("unsaid.yaml", ""), ("said.yaml", "captureBuffer: 5\n")):
+        (tmp_path / name).write_text(f"{line}models: {{a: {{cmd: 'sh -c \"sleep 1 ${{PORT}}\"'}}}}\n")
+        done = Place(tmp_path, tmp_path / name, {}).run("import", name)
+        assert done.returncode == 0, done.stderr
+        told.append(tomllib.loads(done.stdout)["server"].get("capture_buffer"))
+
+    assert told == [None, "5MiB"]
+
+
 def test_a_preset_and_its_import_answer_alike(preset: Imported, wheel_binary: Path) -> None:
     """The router and the service say the same to the same question."""
     with router(wheel_binary, "--models-preset", preset.source) as http:
