@@ -12,7 +12,6 @@ import msgspec.json
 
 from supervisor.api.stream import Stream
 from supervisor.errors import ConfigRejected, SupervisorError
-from supervisor.fleet.values import Phase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
@@ -31,8 +30,6 @@ HEARTBEAT_SECONDS = 15.0
 GATHERED_SECONDS = 0.1
 """How long what happens to requests waits to be told together; of the changes of one only the last is."""
 HEARTBEAT = b": still here\n\n"
-
-_STATES = {Phase.STARTING: "starting", Phase.READY: "ready", Phase.STOPPING: "stopping"}
 
 
 class Events:
@@ -168,7 +165,7 @@ def _log(source: str, text: str) -> bytes:
 
 
 def _state(run: Run | None) -> str:
-    return _STATES[run.phase] if run is not None else "stopped"
+    return run.phase.value if run is not None else "stopped"
 
 
 def _model(model: Model, state: str) -> dict[str, object]:

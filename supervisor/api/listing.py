@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 OWNER = "llama-supervise"
 _ABLE_FIELDS = frozenset(("architecture", "capabilities", "supported_parameters", "context_length"))
-_RUNNING_STATES = {Phase.STARTING: "starting", Phase.READY: "ready", Phase.STOPPING: "stopping"}
 
 
 class Listing:
@@ -90,7 +89,7 @@ def running(service: Service) -> dict[str, object]:
         rows.append(
             {
                 "model": run.model.id,
-                "state": _RUNNING_STATES[run.phase],
+                "state": run.phase.value,
                 "cmd": shown,
                 "proxy": str(live.endpoint) if live and live.endpoint else "",
                 "ttl": round(run.model.ttl or 0),

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
-import msgspec.json
 from starlette.responses import Response
 from starlette.routing import Route
 
 from supervisor import __version__
+from supervisor.api.json_answer import Json
 from supervisor.errors import InvalidRequest, RouteNotFound
-from supervisor.fleet.values import Phase
 from supervisor.record import metrics
 from supervisor.record.metrics import Gauges
 from supervisor.record.queries import models_of, query_of, time_of
@@ -35,17 +34,6 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 logger = logging.getLogger("supervisor.api")
-
-STATES = {Phase.STARTING: "starting", Phase.READY: "ready", Phase.STOPPING: "stopping"}
-
-
-class Json(Response):
-    """A JSON answer, encoded by msgspec."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return msgspec.json.encode(content)
 
 
 class RecordRoutes:
@@ -138,7 +126,7 @@ class RecordRoutes:
         ):
             gauges.add_all(told, (((name,), count) for name, count in (nobody | dict(counts)).items()))
         for name, run in sorted(runs.items()):
-            gauges.add(metrics.STATE, 1, name, STATES[run.phase])
+            gauges.add(metrics.STATE, 1, name, run.phase.value)
             live = service.pool.live_run(run.id)
             if live is not None and live.pid is not None:
                 gauges.add(metrics.RESIDENT, resident_bytes(live.pid), name)

@@ -14,6 +14,7 @@ from supervisor.api import listing
 from supervisor.api.asker import about_model, asker_of, reached, visible
 from supervisor.api.events import Events
 from supervisor.api.fleet_status import fleet_status
+from supervisor.api.json_answer import Json
 from supervisor.api.logs import LogRoutes
 from supervisor.api.records import RecordRoutes
 from supervisor.api.reload import ReloadRoutes
@@ -26,15 +27,6 @@ if TYPE_CHECKING:
 
 BODY_LIMIT = 64 * 1024
 _ANY = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-
-
-class Json(Response):
-    """A JSON answer, encoded by msgspec: ten thousand models take 9 ms."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return msgspec.json.encode(content)
 
 
 class Api:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from supervisor.config.clients import ClientKey
     from supervisor.fleet.names import Names
     from supervisor.proxy.heads import Headers
-    from supervisor.record.audit import Watcher
+    from supervisor.record.inflight import Watcher
     from supervisor.runtime.live import LiveRun
     from supervisor.runtime.pool import Pool
 
