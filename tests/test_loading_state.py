@@ -280,5 +280,6 @@ def test_the_demo_model_tells_its_true_progress(tmp_path: Path, binary: Path) ->
     assert told.startswith("loading demo")
     shares = [int(word.rstrip("%")) for word in told.split() if word.endswith("%")]
     assert shares
+    assert shares == sorted(set(shares))
     assert "demo is ready after" in told
     assert any(delta.content for delta in deltas)

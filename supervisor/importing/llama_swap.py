@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from supervisor.config.values import Option
 
 _LLAMA_SERVER_PORT = 8080
+_FEW = 5
+"""Names of models that a note lists."""
 _REFERENCE = Model("")
 _WITH_PORTS = frozenset(("port", "cmd", "shown_cmd", "cmd_stop", "proxy"))
 """Fields of a model in which `${PORT}` may stand."""
@@ -241,8 +243,14 @@ class _Import:
     def _note_rest(self) -> None:
         nameless = [name for name, keys in self._keys.items() if "alias" not in keys.options]
         if nameless:
-            message = f"{', '.join(nameless)}: children are told their name, so that answers have it and not a file's"
-            self._notes.append(Note("--alias", message))
+            few = (
+                ", ".join(nameless)
+                if len(nameless) <= _FEW
+                else f"{', '.join(nameless[:_FEW])} and {len(nameless) - _FEW} more"
+            )
+            self._notes.append(
+                Note("--alias", f"{few}: children are told their name, so that answers have it and not a file's")
+            )
         for problem in self._source.config.warnings:
             self._notes.append(Note(problem.path, f"expected {problem.expected}, found `{problem.found}`; left out"))
         if "logRequests" in self._tree:

@@ -43,9 +43,10 @@ def place_comments(page: Page, comments: Iterable[Comment], homes: Homes, *, sou
             (entry.beside if comment.is_beside else entry.above).append(comment.text)
         elif section is not None and comment.is_below and comment.path == section.path:
             section.below.append(comment.text)
+        elif section is not None and comment.is_beside and comment.path != section.path:
+            section.above.append(f"{comment.path[-1]}: {comment.text}")  # its key is elsewhere now
         elif section is not None:
-            is_beside = comment.is_beside and comment.path == section.path
-            (section.beside if is_beside else section.above).append(comment.text)
+            (section.beside if comment.is_beside else section.above).append(comment.text)
         elif not comment.path and not comment.is_below:
             page.above.append(comment.text)
         else:

@@ -284,6 +284,26 @@ def test_metrics(http: httpx.Client) -> None:
     assert ask(http, path="/metrics").status_code == 405
 
 
+def test_counters_survive_reloads(start: Callable[..., RunningService]) -> None:
+    """Another config changes no count, not even of a model that is gone; the record goes on where it was."""
+    config = f"[models.fake]\ncmd = {fake_cmd()}\n"
+    service = start(config)
+    with http_to(service.url) as http:
+        ask(http, usage=USAGE)
+        before, row = samples(http), newest(http)
+        (service.directory / "models.toml").write_text(config.replace("models.fake", "models.other"))
+        assert http.post("/api/reload").status_code == 200
+        after = samples(http)
+        ask(http, model="other", usage=USAGE)
+
+        counted = {key for key in before if key[0].startswith("llama_supervise_") and key[0].endswith("_total")}
+        counted = {key for key in counted if "process" not in key[0]}
+        assert len(counted) > 4
+        assert {key: after[key] for key in counted} == {key: before[key] for key in counted}
+        assert newest(http)["id"] == row["id"] + 1
+        assert samples(http)["llama_supervise_requests_total", (("code", "200"), ("model", "other"))] == 1
+
+
 def test_the_machine(http: httpx.Client) -> None:
     """Samples come, as JSON and as metrics; nothing is newer than the future."""
     eventually(lambda: http.get("/api/performance").json()["sys_stats"])

@@ -190,6 +190,19 @@ def test_what_starts_a_llama_server_in_its_own_way(tmp_path: Path, tiny: Path, w
     assert "every command line is the same" in done.stderr
 
 
+def test_a_comment_beside_what_models_share(tmp_path: Path, tiny: Path, wheel_binary: Path) -> None:
+    """It stays with its model, and says of which key it speaks; of many models a few are named in notes."""
+    serve = f"{wheel_binary} --port ${{PORT}} -m {tiny}/tiny-a.gguf -c"
+    models = [f"  m{n}:\n    cmd: {serve} {512 + n}\n    ttl: 60  # short {n}\n" for n in range(8)]
+    (tmp_path / "config.yaml").write_text("models:\n" + "".join(models))
+    done = Place(tmp_path, tmp_path / "config.yaml", {}).run("import", "config.yaml")
+
+    assert done.returncode == 0, done.stderr
+    assert 'ttl = "1m"' in done.stdout.split("[models.m0]")[0]
+    assert "\n# ttl: short 7\n[models.m7]\n" in done.stdout
+    assert "warning: --alias: m0, m1, m2, m3, m4 and 3 more: children are told their name" in done.stderr
+
+
 def test_captures_only_where_the_file_says_so(tmp_path: Path) -> None:
     """What others have asked is nobody's to keep by default."""
     told = []
