@@ -192,9 +192,9 @@ class _Import:
             self._homes.macros[macro] = users[macro]
             if not users[macro]:
                 self._notes.append(Note(f"macros.{macro}", "is used nowhere, and left out"))
-            if catalogue is not None and len(users[macro] & self._keys.keys()) > 1:
+            if catalogue is not None and users[macro] & self._keys.keys():
                 found = shared_keys(catalogue, [words_of(text)])
-                shared |= found
+                shared |= found if len(users[macro] & self._keys.keys()) > 1 else {}
                 self._homes.from_macros[macro] = list(found)
         binaries = {str(table.get("binary")) for name, table in models.items() if name in self._keys}
         hoisted = sharing.hoist_options(

@@ -23,7 +23,10 @@ from tests.llamaswap.conftest import running_command
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STAY_COMMANDS = {"containers": {"Qwen/Qwen3-8B", "whisper", "fixed"}, "peers": {"draft"}}
+STAY_COMMANDS = {
+    **{"containers": {"Qwen/Qwen3-8B", "whisper", "fixed"}, "peers": {"draft"}},
+    **{"homelab": {"night", "old-laptop"}},
+}
 """Models that no keys can say; those in `peers` give an option twice, which builds read differently."""
 VARYING = ("id", "created", "timings", "usage", "system_fingerprint", "created_at", "completed_at")
 
@@ -103,7 +106,10 @@ def test_both_configs_answer_alike(swap: Imported) -> None:
         before = answers(service.url, names)
     with running_service(swap.folder / "toml", swap.text, env=swap.env) as service_of_ours:
         after = answers(service_of_ours.url, names)
-    assert after == {name: (status, named(body, name)) for name, (status, body) in before.items()}
+    told = {name for name, model in swap.models.items() if "cmd" not in model}
+    assert after == {
+        name: (status, named(body, name) if name in told else body) for name, (status, body) in before.items()
+    }
     assert {status for status, _ in before.values()} == {200}
 
 
@@ -180,14 +186,28 @@ def test_what_starts_a_llama_server_in_its_own_way(tmp_path: Path, tiny: Path, w
     """Stays a command, and the import says why."""
     serve = f"{wheel_binary} --port ${{PORT}} -m {tiny}/tiny-a.gguf"
     (tmp_path / "config.yaml").write_text(
-        f"models:\n  a: {{cmd: 'env A=1 {serve}'}}\n  b: {{cmd: 'bash -c \"exec {serve}\"'}}\n"
+        f"models:\n  a: {{cmd: 'nice -n 5 {serve}'}}\n  b: {{cmd: 'bash -c \"exec {serve}\"'}}\n"
     )
     done = Place(tmp_path, tmp_path / "config.yaml", {}).run("import", "config.yaml")
 
     assert done.returncode == 0, done.stderr
     assert all("cmd" in model for model in tomllib.loads(done.stdout)["models"].values())
-    assert "models.a.cmd: stays a command: it is `env` that starts a llama-server, not we" in done.stderr
+    assert "models.a.cmd: stays a command: it is `nice` that starts a llama-server, not we" in done.stderr
     assert "every command line is the same" in done.stderr
+
+
+def test_variables_before_a_llama_server(tmp_path: Path, tiny: Path, wheel_binary: Path) -> None:
+    """Stand in `env`, with those that were there; its child gets the same of both."""
+    command = f"/usr/bin/env A=1 'B=a b' {wheel_binary} --port ${{PORT}} -m {tiny}/tiny-a.gguf -c 512"
+    for name, line in (("one.yaml", command), ("two.yaml", command.replace("env", "env -u A"))):
+        (tmp_path / name).write_text(f"models:\n  a:\n    cmd: {line}\n    env: [C=3, A=0]\n")
+    done, kept = (Place(tmp_path, tmp_path / name, {}).run("import", name) for name in ("one.yaml", "two.yaml"))
+    made, other = (tomllib.loads(each.stdout)["models"]["a"] for each in (done, kept))
+
+    assert (done.returncode, kept.returncode) == (0, 0), done.stderr + kept.stderr
+    assert made["env"] == {"C": "3", "A": "1", "B": "a b"}
+    assert (made["binary"], made["ctx-size"]) == (str(wheel_binary), 512)
+    assert (other["cmd"].split()[0], other["env"]) == ("/usr/bin/env", {"C": "3", "A": "0"})
 
 
 def test_a_comment_beside_what_models_share(tmp_path: Path, tiny: Path, wheel_binary: Path) -> None:

@@ -18,6 +18,7 @@ from supervisor.config.llama_swap.reader import parse
 from supervisor.importing import preset, proof
 from supervisor.importing.llama_swap import draft
 from supervisor.importing.source import Source
+from supervisor.importing.wrapped import unwrapped
 from supervisor.llama.command import Surroundings, llama_command, raw_command
 from supervisor.llama.endpoint import UnixEndpoint
 from supervisor.llama.help_text import parse_help
@@ -105,7 +106,8 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
     if is_llama:
         words = ["--port ${PORT}", "-m ${env.DIR}/x.gguf", *draw(st.lists(OPTIONS, max_size=5))]
         fields.pop("cmdStop", None)
-        return {"cmd": " ".join([SERVER, *words]), **fields}
+        wrapper = draw(st.sampled_from(["", "", "env X=1 ", "/usr/bin/env A=2 'Y=${env.ODD}' "]))
+        return {"cmd": wrapper + " ".join([SERVER, *words]), **fields}
     return {"cmd": draw(st.sampled_from(["docker run -p ${PORT}:1 i", "sh -c 'exec x --port ${PORT}'\n"])), **fields}
 
 
@@ -146,7 +148,7 @@ def known(wheel_binary: Path) -> Callable[[], Catalogue]:
 def test_an_import_says_what_its_source_says(known: Callable[[], Catalogue], file: dict[str, Any]) -> None:
     """Nothing is lost without a note, and every command is the same."""
     text, catalogue = yaml.safe_dump(file, allow_unicode=True), known()
-    config = parse(text, base=AROUND.base, environ=ENVIRON)
+    config = unwrapped(parse(text, base=AROUND.base, environ=ENVIRON))
     llama = {name for name, model in config.models.items() if model.cmd[0] == SERVER}
     source = Source("config.yaml", text, config, ENVIRON, catalogues=dict.fromkeys(llama, catalogue))
     drafted = draft(source)
@@ -181,7 +183,7 @@ def test_comments_anywhere_are_found_and_kept(file: dict[str, Any], notes: list[
         lines.insert(at, f"# note-{number}- {text}")
         places = [each + (each >= at) for each in places]
     source_text = "\n".join(lines) + "\n"
-    config = parse(source_text, base=AROUND.base, environ=ENVIRON)
+    config = unwrapped(parse(source_text, base=AROUND.base, environ=ENVIRON))
 
     assert len(comments_of(source_text)) == len(notes)
     page = draft(Source("config.yaml", source_text, config, ENVIRON)).page.render()

@@ -125,8 +125,9 @@ def _owner(nodes: list[_Node], line: int, column: int, *, is_beside: bool) -> tu
 
 
 def _in_command(text: str, span: _Span) -> Iterator[Comment]:
-    """The lines that llama-swap takes out of a command."""
-    if not span.path or span.path[-1] not in COMMANDS or not span.is_block:
+    """The lines that llama-swap takes out of a command, or of a macro once it is part of one."""
+    is_command = bool(span.path) and (span.path[-1] in COMMANDS or span.path[-2:-1] == ("macros",))
+    if not is_command or not span.is_block:
         return
     first = text.count("\n", 0, span.start) + 1
     lines = text[span.start : span.end].split("\n")
