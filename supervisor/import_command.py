@@ -19,6 +19,7 @@ from supervisor.config.values import Config, Model
 from supervisor.importing import folder, llama_swap, preset, proof
 from supervisor.importing.preset import Preset
 from supervisor.importing.source import Source
+from supervisor.importing.wrapped import unwrapped
 from supervisor.llama.command import KEY_VARIABLE
 from supervisor.local_commands import launcher_of
 from supervisor.runtime.marks import MARK
@@ -92,7 +93,7 @@ def _imported(path: Path, home: Path) -> Import:
         drafted = folder.draft(_seen_from(path, home), _entries(path))
         return anyio.run(_of_router, path, home, drafted)
     if path.suffix in YAML:
-        config = load_yaml(path, environ=os.environ)
+        config = unwrapped(load_yaml(path, environ=os.environ))
         return anyio.run(_of_llama_swap, path, home, config, text_of(path))
     if path.suffix == PRESET:
         return anyio.run(_of_preset, path, home, text_of(path))

@@ -70,7 +70,9 @@ def test_chat(service: RunningService, client: openai.OpenAI) -> None:
     assert {(chunk.object, chunk.model, chunk.choices[0].index) for chunk in chunks} == {
         ("chat.completion.chunk", "chat", 0)
     }
-    assert all(chunk.id and chunk.created for chunk in chunks)
+    ((name, created),) = {(chunk.id, chunk.created) for chunk in chunks}
+    assert name.startswith("chatcmpl-")
+    assert created
     deltas = [chunk.choices[0].delta for chunk in chunks]
     reasoning = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
     assert reasoning.startswith("loading chat")
@@ -101,6 +103,7 @@ def test_completions(service: RunningService, client: openai.OpenAI) -> None:
     chunks = [first, *stream]
 
     assert {(chunk.object, chunk.model, chunk.choices[0].index) for chunk in chunks} == {("text_completion", "text", 0)}
+    assert len({(chunk.id, chunk.created) for chunk in chunks}) == 1
     assert len("".join(chunk.choices[0].text for chunk in chunks)) == 5
 
 
@@ -277,5 +280,6 @@ def test_the_demo_model_tells_its_true_progress(tmp_path: Path, binary: Path) ->
     assert told.startswith("loading demo")
     shares = [int(word.rstrip("%")) for word in told.split() if word.endswith("%")]
     assert shares
+    assert shares == sorted(set(shares))
     assert "demo is ready after" in told
     assert any(delta.content for delta in deltas)

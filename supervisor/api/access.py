@@ -18,7 +18,7 @@ from supervisor.access.sites import is_foreign, may_be_foreign
 from supervisor.api.doors import names_model
 from supervisor.config.values import Management
 from supervisor.errors import Forbidden, HostRefused, ModelForbidden, ScopeMissing, SiteRefused, Unauthorized
-from supervisor.record.audit import LOOKS, Audit, Watcher
+from supervisor.record.audit import LOOKS, Audit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from supervisor.api.doors import Door, Doors
     from supervisor.config.clients import ClientKey
     from supervisor.config.values import Config
+    from supervisor.record.inflight import Watcher
 
 Headers = Iterable[tuple[bytes, bytes]]
 

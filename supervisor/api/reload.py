@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec.json
-from starlette.responses import Response
 from starlette.routing import Route
 
 from supervisor.api.asker import asker_of
+from supervisor.api.json_answer import Json
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from supervisor.api.service import Service
 
@@ -31,4 +31,4 @@ class ReloadRoutes:
         doing = self._configuration.reload() if request.method == "POST" else self._configuration.plan()
         plan = await doing
         asker_of(request).deed = "; ".join(plan.lines())
-        return Response(msgspec.json.encode(plan.as_json()), media_type="application/json")
+        return Json(plan.as_json())

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from supervisor.config.values import Option
 
 _LLAMA_SERVER_PORT = 8080
+_FEW = 5
+"""Names of models that a note lists."""
 _REFERENCE = Model("")
 _WITH_PORTS = frozenset(("port", "cmd", "shown_cmd", "cmd_stop", "proxy"))
 """Fields of a model in which `${PORT}` may stand."""
@@ -147,6 +149,8 @@ class _Import:
             if catalogue is None:
                 if "llama-server" in model.cmd[0]:
                     raise Unsayable(f"`{model.cmd[0]}` is not here, or does not tell its options")
+                if any(word.rpartition("/")[2] == "llama-server" for word in model.cmd):
+                    raise Unsayable(f"it is `{model.cmd[0]}` that starts a llama-server, not we")
                 return None
             keys = keys_of(catalogue, model.cmd[1:])
             _check_surroundings(model, keys)
@@ -188,20 +192,25 @@ class _Import:
             self._homes.macros[macro] = users[macro]
             if not users[macro]:
                 self._notes.append(Note(f"macros.{macro}", "is used nowhere, and left out"))
-            if catalogue is not None and len(users[macro] & self._keys.keys()) > 1:
+            if catalogue is not None and users[macro] & self._keys.keys():
                 found = shared_keys(catalogue, [words_of(text)])
-                shared |= found
+                shared |= found if len(users[macro] & self._keys.keys()) > 1 else {}
                 self._homes.from_macros[macro] = list(found)
         binaries = {str(table.get("binary")) for name, table in models.items() if name in self._keys}
-        return sharing.hoist_options(
+        hoisted = sharing.hoist_options(
             models, llama=list(self._keys), shared=shared, binary=len(binaries) == 1 and binaries != {"None"}
         )
+        for macro, text in macros.items():
+            if hoisted.get("binary") in words_of(text):
+                self._homes.from_macros.setdefault(macro, []).append("binary")
+        return hoisted
 
     # The rest.
 
     def _server(self) -> Server:
-        """With one model at a time where no groups or sets say otherwise."""
-        return replace(self._config.server, max_loaded=None if self._routes() else 1)
+        """With one model at a time where no groups or sets say otherwise, and captures only where the file says so."""
+        server = replace(self._config.server, max_loaded=None if self._routes() else 1)
+        return server if "captureBuffer" in self._tree else replace(server, capture_buffer=Server().capture_buffer)
 
     def _routes(self) -> bool:
         routing = self._config.routing
@@ -234,8 +243,14 @@ class _Import:
     def _note_rest(self) -> None:
         nameless = [name for name, keys in self._keys.items() if "alias" not in keys.options]
         if nameless:
-            message = f"{', '.join(nameless)}: children are told their name, so that answers have it and not a file's"
-            self._notes.append(Note("--alias", message))
+            few = (
+                ", ".join(nameless)
+                if len(nameless) <= _FEW
+                else f"{', '.join(nameless[:_FEW])} and {len(nameless) - _FEW} more"
+            )
+            self._notes.append(
+                Note("--alias", f"{few}: children are told their name, so that answers have it and not a file's")
+            )
         for problem in self._source.config.warnings:
             self._notes.append(Note(problem.path, f"expected {problem.expected}, found `{problem.found}`; left out"))
         if "logRequests" in self._tree:

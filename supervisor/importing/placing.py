@@ -31,7 +31,7 @@ class Homes:
     macros: dict[str, set[str]] = field(default_factory=dict)
     """The models that use each macro."""
     from_macros: dict[str, list[str]] = field(default_factory=dict)
-    """The options in each macro that models share."""
+    """The options in each macro."""
 
 
 def place_comments(page: Page, comments: Iterable[Comment], homes: Homes, *, source: str) -> None:
@@ -43,9 +43,10 @@ def place_comments(page: Page, comments: Iterable[Comment], homes: Homes, *, sou
             (entry.beside if comment.is_beside else entry.above).append(comment.text)
         elif section is not None and comment.is_below and comment.path == section.path:
             section.below.append(comment.text)
+        elif section is not None and comment.is_beside and comment.path != section.path:
+            section.above.append(f"{comment.path[-1]}: {comment.text}")  # its key is elsewhere now
         elif section is not None:
-            is_beside = comment.is_beside and comment.path == section.path
-            (section.beside if is_beside else section.above).append(comment.text)
+            (section.beside if comment.is_beside else section.above).append(comment.text)
         elif not comment.path and not comment.is_below:
             page.above.append(comment.text)
         else:
@@ -58,7 +59,7 @@ def place_comments(page: Page, comments: Iterable[Comment], homes: Homes, *, sou
 def _home(page: Page, comment: Comment, homes: Homes) -> tuple[Section | None, Entry | None]:
     match comment.path:
         case ("macros", macro, *_):
-            return _home_of_macro(page, macro, homes)
+            return _home_of_macro(page, macro, comment, homes)
         case ("models", name, "cmd") if (section := page.section(("models", name))) is not None:
             return section, _in_command(page, section, comment, homes.catalogues.get(name))
         case ("models" | "peers" | "selectors" | "profiles" as kind, name, *rest):
@@ -82,20 +83,28 @@ def _home(page: Page, comment: Comment, homes: Homes) -> tuple[Section | None, E
             return _at_top(page, path)
 
 
-def _home_of_macro(page: Page, macro: str, homes: Homes) -> tuple[Section | None, Entry | None]:
+def _home_of_macro(page: Page, macro: str, comment: Comment, homes: Homes) -> tuple[Section | None, Entry | None]:
     defaults = page.section(("defaults",))
-    for key in homes.from_macros.get(macro, ()):
-        if defaults is not None and (entry := _entry(defaults, key)) is not None:
-            return defaults, entry
     users = homes.macros.get(macro, set())
     first = next(
         (section for section in page.sections if section.path[0] == "models" and section.path[1] in users), None
     )
+    if first is not None and (entry := _of_option(page, first, comment, homes.catalogues.get(first.path[1]))):
+        return first, entry
+    for section in (defaults, first):
+        for key in homes.from_macros.get(macro, ()):
+            if section is not None and (entry := _entry(section, key)) is not None:
+                return section, entry
     return first, None
 
 
 def _in_command(page: Page, section: Section, comment: Comment, catalogue: Catalogue | None) -> Entry | None:
     """The key of the option that a comment within a command stands above, else the first of what it has become."""
+    entry = _of_option(page, section, comment, catalogue)
+    return entry or next((section.entries[key] for key in COMMAND if key in section.entries), None)
+
+
+def _of_option(page: Page, section: Section, comment: Comment, catalogue: Catalogue | None) -> Entry | None:
     word = next((word for word in comment.words.split() if word.startswith("-")), None)
     key = key_named(catalogue, word) if word and catalogue else None
     defaults = page.section(("defaults",))
@@ -103,7 +112,7 @@ def _in_command(page: Page, section: Section, comment: Comment, catalogue: Catal
         for each in (section, defaults):
             if each is not None and (entry := _entry(each, key)) is not None:
                 return entry
-    return next((section.entries[key] for key in COMMAND if key in section.entries), None)
+    return None
 
 
 def _entry(section: Section, key: str) -> Entry | None:

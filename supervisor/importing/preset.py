@@ -28,14 +28,16 @@ if TYPE_CHECKING:
     from supervisor.llama.help_text import Catalogue, Flag
 
 EVERY = "*"
+VERSION = "version"
+"""A key of the format, not of models."""
 UNNAMED = "default"
 """What stands before the first section is a model of this name."""
 OF_ROUTERS = {
-    "load-on-startup": "models load on demand",
     "stop-timeout": "a llama-server of ours leaves at once when it is told to",
     "dedup-cache-models": "there is no list of downloaded models",
 }
 """Keys that no llama-server gets, and why they are not needed."""
+AT_START = "load-on-startup"
 TAKEN_AWAY = frozenset(
     (
         *("ssl-key-file", "ssl-cert-file", "api-key", "api-key-file", "host", "port"),
@@ -99,17 +101,16 @@ class _Import:
         self._preset = preset
         self._notes: list[Note] = []
         self._problems: list[Problem] = []
+        self._of_starts: list[str] = []
+        """What is noted where a model is to be loaded at the start."""
 
     def draft(self) -> Draft:
         heading, parts, below = self._parts()
         page = Page(above=heading, below=below)
-        page.sections.append(
-            Section(
-                ("server",),
-                {"max_loaded": Entry(ROUTERS_MOST, beside=["as a router's --models-max, unless it was told another"])},
-            )
-        )
+        most = Entry(ROUTERS_MOST, beside=["as a router's --models-max, unless it was told another"])
+        page.sections.append(server := Section(("server",), {"max_loaded": most}))
         words: dict[str, tuple[str, ...]] = {}
+        at_start: list[str] = []
         every = next((part for part in parts if part.name == EVERY), Part(EVERY))
         shared = dict(self._options(every))
         if every.lines or every.above:
@@ -125,6 +126,13 @@ class _Import:
                 continue
             page.sections.append(self._section(("models", name), part))
             words[name] = tuple(word for each in both.values() for word in router_words(each))
+            said = [line.value in _TRUE for line in (*every.lines, *part.lines) if line.key == AT_START]
+            if said and said[-1]:
+                at_start.append(name)
+        if at_start:
+            server.entries["preload"] = Entry(at_start, above=self._of_starts)
+        else:
+            page.below += self._of_starts
         if self._problems:
             raise ConfigInvalid(list(dict.fromkeys(self._problems)))
         return Draft(page, self._notes, words)
@@ -160,8 +168,9 @@ class _Import:
                 self._problems.append(
                     Problem(f"line {number}", "`key = value`, a [section] or a comment", line.strip())
                 )
-        if not parts[UNNAMED].lines:
-            del parts[UNNAMED]
+        if all(line.key == VERSION for line in parts[UNNAMED].lines):
+            unnamed = parts.pop(UNNAMED)
+            heading = [*(heading or []), *(note for line in unnamed.lines for note in _notes_of(line))]
         return heading or [], list(parts.values()), waiting
 
     def _note_cut(self, line: Line, written_value: str) -> None:
@@ -179,7 +188,7 @@ class _Import:
                 yield key_of(argument), argument
 
     def _argument(self, line: Line) -> Argument | None:
-        if line.key in OF_ROUTERS or line.key == "version":
+        if line.key in OF_ROUTERS or line.key in {VERSION, AT_START}:
             return None
         flag, typed = _find(self._preset.catalogue, line.key)
         if flag is None:
@@ -200,37 +209,45 @@ class _Import:
         if path[0] == "models" and path[1] != part.name:
             section.entries["aliases"] = Entry([part.name])
         for line in part.lines:
-            self._put(section, line)
+            self._put(section, part, line)
         sampling = section.entries.pop("sampling", None)
         if sampling is not None:
             section.entries["sampling"] = sampling
         return section
 
-    def _put(self, section: Section, line: Line) -> None:
+    def _put(self, section: Section, part: Part, line: Line) -> None:
         argument = self._argument(line)
-        beside = [line.beside] if line.beside is not None else []
-        if argument is None or argument.key in TAKEN_AWAY:
-            if line.key != "version":
-                reason = OF_ROUTERS.get(line.key, "is the router's to say")
-                self._notes.append(Note(f"line {line.number}, {line.key}", reason))
-            waiting = [*line.above, f"{line.key} = {'…' if 'key' in line.key else line.value}", *beside]
-            section.below += waiting if line.key != "version" else [*line.above, *beside]
-            return
+        if line.key == VERSION:
+            section.below += _notes_of(line)
+        elif line.key == AT_START and line.value in _TRUE:
+            self._of_starts += _notes_of(line)
+        elif argument is None or argument.key in TAKEN_AWAY or (argument.key == "alias" and part.name == EVERY):
+            self._leave(section, line, "" if argument is None else argument.key)
+        else:
+            entry = self._entry(section, part, argument, line.value)
+            entry.above += line.above
+            entry.beside += [line.beside] if line.beside is not None else []
+
+    def _leave(self, section: Section, line: Line, key: str) -> None:
+        """A line that has no place stays as a comment."""
+        reason = "is a name, and models cannot share one" if key == "alias" else "is the router's to say"
+        if line.key != AT_START:
+            self._notes.append(Note(f"line {line.number}, {line.key}", OF_ROUTERS.get(line.key, reason)))
+        shown = f"{line.key} = {'…' if 'key' in line.key else line.value}"
+        section.below += [*line.above, shown, *([line.beside] if line.beside is not None else [])]
+
+    def _entry(self, section: Section, part: Part, argument: Argument, text: str) -> Entry:
         key, value = key_of(argument), self._value(argument)
         if key == "alias":
-            there = section.entries.get("aliases", Entry([]))
-            assert isinstance(there.value, list)
-            names = [name.strip() for name in line.value.split(",")]
-            there.value += [name for name in names if name and name != section.path[-1]]
-            section.entries["aliases"], entry = there, there
-        elif key in SAMPLING:
-            entry = section.entries.setdefault("sampling", Entry({}))
-            assert isinstance(entry.value, dict)
-            entry.value[key] = value
-        else:
-            entry = section.entries[key] = Entry(written(value))
-        entry.above += line.above
-        entry.beside += beside
+            names = [part.name, *(name.strip() for name in text.split(","))]
+            others = dict.fromkeys(name for name in names if name and name != section.path[-1])
+            return _replaced(section, "aliases", list(others))
+        if key not in SAMPLING:
+            return _replaced(section, key, written(value))
+        entry = section.entries.setdefault("sampling", Entry({}))
+        assert isinstance(entry.value, dict)
+        entry.value[key] = value
+        return entry
 
     def _value(self, argument: Argument) -> Option:
         flag = argument.flag
@@ -243,6 +260,13 @@ class _Import:
             return str(self._preset.home / text)
         is_same = isinstance(value, str) or str(value) == text or flag.hint == "N"
         return value if is_same and not isinstance(value, bool) else text
+
+
+def _replaced(section: Section, key: str, value: object) -> Entry:
+    """The last word on a key holds; what is noted at the others stays."""
+    before = section.entries.pop(key, Entry(None))
+    entry = section.entries[key] = Entry(value, before.above, before.beside)
+    return entry
 
 
 def canonical(name: str) -> str:
@@ -267,6 +291,10 @@ def _find(catalogue: Catalogue, key: str) -> tuple[Flag | None, str]:
         return by_variable[key], by_variable[key].spellings[0]
     flag, typed = (catalogue.find(key), catalogue.spelling(key)) if "_" not in key else (None, None)
     return flag, typed or ""
+
+
+def _notes_of(line: Line) -> list[str]:
+    return [*line.above, *([line.beside] if line.beside is not None else [])]
 
 
 def _as_comments(part: Part) -> list[str]:

@@ -13,6 +13,7 @@ from supervisor.config.llama_swap.scalars import Scalar
 from supervisor.config.place import Sheet
 from supervisor.config.problems import ConfigInvalid
 from supervisor.importing.references import Marked, unmarked
+from supervisor.importing.wrapped import unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -34,7 +35,7 @@ class Source:
     """Of the file, as it is shown."""
     text: str
     config: Config
-    """What it comes to."""
+    """What it comes to, unwrapped."""
     environ: Mapping[str, str]
     catalogues: Mapping[str, Catalogue] = field(default_factory=dict)
     """By model, where its command starts a llama-server that is here."""
@@ -63,7 +64,7 @@ def _read(source: Source, names: Collection[str]) -> Config | None:
     try:
         tree = document(source.text, sheet)
         tree["startPort"] = Scalar(str(_start_port(source)))
-        config = config_of(tree, sheet, source.config.base)
+        config = unwrapped(config_of(tree, sheet, source.config.base))
     except ConfigInvalid:
         return None
     if sheet.problems or list(config.models) != list(source.config.models):

@@ -31,6 +31,9 @@ Table = dict[str, object]
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 """What TOML's text of several lines cannot have."""
 
+SOURCES = ("model", "hf-repo", "hf-file", "model-url", "docker-repo")
+"""Options that say what a model is, before those that say how it runs."""
+
 ELSEWHERE = frozenset({"id", "options", "sampling", "cmd", "shown_cmd", "filters", "filters_by_name", "variants"})
 """Fields of a model that are keys of another name, or of none."""
 
@@ -55,7 +58,8 @@ def model_table(model: Model, *, automatic: Collection[str] = ()) -> Table:
     last = {key: said.pop(key) for key in ("capabilities", "metadata") if said.get(key)}
     said.pop("aliases", None)
     sampling = {"sampling": dict(model.sampling)} if model.sampling else {}
-    return {**first, **dict(model.options), **sampling, **command, **said, **_filters(model), **last}
+    source = {key: model.options[key] for key in SOURCES if key in model.options}
+    return {**first, **source, **dict(model.options), **sampling, **command, **said, **_filters(model), **last}
 
 
 def command_text(words: Sequence[str], shown: str) -> object:
@@ -125,6 +129,14 @@ def expression_text(expression: Expression, *, inside: bool = False) -> str:
             assert_never(expression)
 
 
+def size(count: int) -> object:
+    """Bytes as people write them."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count and count % factor == 0:
+            return f"{count // factor}{unit}"
+    return count
+
+
 def lifetime(seconds: float | None) -> object:
     """Seconds as people write them."""
     if seconds is None:
@@ -159,6 +171,8 @@ def _written(name: str, value: object) -> object:
             return _plain(value, Capabilities(), CAPABILITIES)
         case float() | None if name in _DURATIONS:
             return lifetime(value)
+        case int() if name in _SIZES:
+            return size(value)
         case tuple() | list():
             return [_written("", each) for each in value if _is_sayable(each)]
         case dict():
@@ -172,6 +186,7 @@ def _is_sayable(value: object) -> bool:
     return value is not None and not (isinstance(value, int) and abs(value) > LARGEST)
 
 
+_SIZES = frozenset({"capture_buffer"})
 _DURATIONS = frozenset(
     (
         *("ttl", "load_timeout", "load_limit", "stall_timeout", "unload_timeout"),

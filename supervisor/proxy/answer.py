@@ -57,7 +57,7 @@ class Answer:
 
     def lines(self) -> WholeLines | Joint:
         """What the child's stream goes through."""
-        return (self.told.joint() if self.told is not None else None) or WholeLines()
+        return WholeLines() if self.told is None else self.told.joint()
 
     def fail(self, error: SupervisorError) -> None:
         """End with an error: a status if nothing has been sent, an event of a stream, else by cutting the answer."""

@@ -7,7 +7,8 @@ import secrets
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
-from supervisor.proxy.loading_state import Narrator, Situation, Telling, loading_state
+from supervisor.proxy.loading.narrator import Narrator, Situation
+from supervisor.proxy.loading_state import Telling, loading_state
 from supervisor.proxy.patience import give_up
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from supervisor.config.values import LogFormat
 from supervisor.record.go_time import format_duration
 from supervisor.record.inflight import Headers, Watcher, remote_ip
 from supervisor.record.own_log import Stamp
+from supervisor.record.rows import CLIENT_LEFT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +25,6 @@ logger = logging.getLogger("supervisor.access")
 
 QUIET = ("/wol-health", "/api/performance", "/metrics")
 """Beginnings of paths that are asked for so often that nothing else could be seen."""
-CLIENT_LEFT = 499
-"""The status of a request whose client left before there was one."""
 
 
 class Request(Protocol):

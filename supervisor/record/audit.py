@@ -6,24 +6,17 @@ import json
 import logging
 from typing import TYPE_CHECKING, Protocol
 
+from supervisor.record.rows import CLIENT_LEFT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from supervisor.config.clients import ClientKey
+    from supervisor.record.inflight import Watcher
 
 logger = logging.getLogger("supervisor.audit")
 
-LEFT = 499
-"""The status of an action whose client left before it was done."""
 LOOKS = frozenset(("GET", "HEAD", "OPTIONS"))
-
-
-class Watcher(Protocol):
-    """Who is told how a request fares."""
-
-    def client_began(self) -> None: ...
-
-    def client_ended(self) -> None: ...
 
 
 class Client(Protocol):
@@ -60,7 +53,7 @@ class Audit:
 
     def client_ended(self) -> None:
         client, who = self._client, str(self._whence())
-        key, status = client.key.name if client.key is not None else "", client.status or LEFT
+        key, status = client.key.name if client.key is not None else "", client.status or CLIENT_LEFT
         facts = {"address": who, "key": key, "action": f"{client.method} {client.path}", "what": client.deed}
         logger.info(
             "%s%s: %s%s: %s",
@@ -84,7 +77,7 @@ class Audit:
 def _outcome(status: int) -> str:
     if status in {401, 403}:
         return f"refused ({status})"
-    if status == LEFT:
+    if status == CLIENT_LEFT:
         return "the client left"
     return "done" if status < 400 else f"failed ({status})"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -25,6 +26,12 @@ RESERVED = ("llama_supervise_", "llamaswap_")
 MOST_SAMPLES = 5000
 """Of one child."""
 
+_PARTS = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
+"""What the samples of a family are called that has several values each."""
+_TYPED = re.compile(r'^#\s*TYPE\s+"?([^\s"]+)', re.M)
+_ODD = re.compile(r"[^a-zA-Z0-9_:]|^(?=[0-9])")
+"""What names of metrics do not have in the format we write."""
+
 
 class Malformed(ValueError):
     """Raised when what a child gives is no list of metrics."""
@@ -32,25 +39,46 @@ class Malformed(ValueError):
 
 @dataclass(slots=True)
 class Families:
-    """Families of metrics by name: each is told once, with the samples of all who have it."""
+    """Families of metrics by the names they are shown under: each is told once, with the samples of all who have it."""
 
-    _by_name: dict[str, Metric] = field(default_factory=dict)
+    _shown: dict[str, Metric] = field(default_factory=dict)
+    _owners: dict[str, str] = field(default_factory=dict)
+    """Which family has a name, for itself or for its samples: no other may have it."""
+    _samples: set[tuple[str, frozenset[tuple[str, str]]]] = field(default_factory=set)
 
     def add(self, families: Iterable[Metric]) -> None:
-        """Samples of a family that is there already join it, unless it is of another kind."""
+        """Samples of a family that is there already join it, if they can; who comes first keeps a name."""
         for family in families:
-            known = self._by_name.get(family.name)
-            if known is None:
-                known = self._by_name[family.name] = Metric(family.name, family.documentation, family.type)
-            if known.type == family.type:
-                known.samples += [each for each in family.samples if not each.name.endswith("_created")]
+            shown = _shown_name(family)
+            names = {shown, *(shown + suffix for suffix in _PARTS.get(family.type, ()))}
+            if all(self._owners.setdefault(name, shown) == shown for name in names):
+                self._join(self._shown.setdefault(shown, _empty(family)), family, shown)
+
+    def _join(self, known: Metric, family: Metric, shown: str) -> None:
+        if known.type != family.type:
+            if _PARTS.keys() & {known.type, family.type}:
+                return
+            known.name, known.type = shown, "unknown"  # builds of a server call the same thing this and that
+        for each in family.samples:
+            key = (each.name, frozenset(each.labels.items()))
+            if key not in self._samples:
+                self._samples.add(key)
+                known.samples.append(each)
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._by_name.values()
+        yield from self._shown.values()
 
     def text(self) -> bytes:
         """All of them in the format of Prometheus."""
         return generate_latest(self)  # it calls `collect`, and nothing else
+
+
+def _shown_name(family: Metric) -> str:
+    return f"{family.name}_total" if family.type == "counter" else family.name
+
+
+def _empty(family: Metric) -> Metric:
+    return Metric(family.name, family.documentation, family.type)
 
 
 def families_of(numbers: Numbers) -> Iterator[Metric]:
@@ -90,25 +118,25 @@ def _buckets(spread: Spread) -> list[tuple[str, float]]:
 def of_child(text: str, model: str) -> list[Metric]:
     """A child's metrics with its model's name; raises `Malformed`."""
     families, count = [], 0
+    typed = frozenset(_TYPED.findall(text))
     try:
         for family in text_string_to_metric_families(text):
             count += len(family.samples)
             if count > MOST_SAMPLES:
                 raise Malformed(f"more than {MOST_SAMPLES} samples")
-            if not family.name.startswith(RESERVED):
-                families.append(_labelled(family, model, text))
+            # The parser renames a counter that is none by its name, as llama-server has one; here it keeps its name.
+            is_renamed = family.type == "counter" and f"{family.name}_total" not in typed
+            families.append(_labelled(family, model, is_renamed=is_renamed))
     except (ValueError, IndexError, KeyError, TypeError) as exc:  # what the parser says is not always its own
         raise Malformed(str(exc) or "it cannot be read") from exc
-    return families
+    return [family for family in families if not family.name.startswith(RESERVED)]
 
 
-def _labelled(family: Metric, model: str, text: str) -> Metric:
-    # The parser renames a counter that is none by its name, as llama-server has one; here it keeps its name.
-    is_renamed = family.type == "counter" and f"{family.name}_total" not in text
-    named = Metric(family.name, family.documentation, "unknown" if is_renamed else family.type)
+def _labelled(family: Metric, model: str, *, is_renamed: bool) -> Metric:
+    named = Metric(_plain(family.name), family.documentation, "unknown" if is_renamed else family.type)
     named.samples = [
         Sample(
-            each.name.removesuffix("_total") if is_renamed else each.name,
+            _plain(each.name.removesuffix("_total") if is_renamed else each.name),
             _labels(each.labels, model),
             each.value,
             each.timestamp,
@@ -118,7 +146,12 @@ def _labelled(family: Metric, model: str, text: str) -> Metric:
     return named
 
 
+def _plain(name: str) -> str:
+    """A name as every Prometheus reads it."""
+    return _ODD.sub("_", name)
+
+
 def _labels(labels: Mapping[str, str], model: str) -> dict[str, str]:
     """A label of the same name gives way, as it does to Prometheus' own."""
-    kept = {f"exported_{name}" if name == LABEL else name: value for name, value in labels.items()}
+    kept = {f"exported_{name}" if name == LABEL else _plain(name): value for name, value in labels.items()}
     return {LABEL: model, **kept}

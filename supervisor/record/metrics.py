@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 UNKNOWN = "(unknown)"
 """Stands for every model that there is not: strangers must not invent time series."""
+SHORTEST = 0.02
+"""Seconds of a stream in which a speed can be seen: one that comes at once, held back on its way, has none."""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _GENERATED = (1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 300, 500, 1000)
@@ -61,7 +63,11 @@ REQUESTS = _ours(
 )
 ERRORS = _ours("errors_total", Kind.COUNTER, "Requests that we answered with an error, by its code.", "model", "cause")
 READ = _ours(
-    "prompt_tokens_total", Kind.COUNTER, "Tokens of prompts, without those that a llama-server had cached.", "model"
+    "prompt_tokens_total",
+    Kind.COUNTER,
+    "Tokens of prompts as answers count them: in a llama-server's timings and in Anthropic's API without those that"
+    " were in the cache, in OpenAI's `usage` with them.",
+    "model",
 )
 CACHED = _ours("cached_tokens_total", Kind.COUNTER, "Tokens of prompts that were in the cache.", "model")
 WRITTEN = _ours("generated_tokens_total", Kind.COUNTER, "Tokens of answers.", "model")
@@ -247,7 +253,7 @@ def _speed(request: Ended, row: Row) -> float:
     if row.tokens_per_second > 0 or not request.is_stream or request.first_at is None:
         return row.tokens_per_second
     seconds = request.ended_at - request.first_at
-    return (row.output_tokens - 1) / seconds if seconds > 0 and row.output_tokens > 1 else 0.0
+    return (row.output_tokens - 1) / seconds if seconds >= SHORTEST and row.output_tokens > 1 else 0.0
 
 
 class Gauges:

@@ -70,6 +70,8 @@ class GpuSample:
     at: float
     id: int
     name: str
+    vendor: str = ""
+    """`nvidia`, `amd` or `intel`."""
     uuid: str = ""
     celsius: float | None = None
     memory_celsius: float | None = None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from supervisor.record.samples import GpuSample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 logger = logging.getLogger("supervisor.gpus")
 
@@ -45,11 +45,11 @@ class Gpus:
         found += self._others(now, len(found), in_use=in_use)
         return found
 
-    def power_limit(self, index: int) -> float | None:
-        """Watts that an NVIDIA GPU may draw, if it was read just now."""
-        if self._nvml is not None:
+    def power_limit(self, gpu: GpuSample) -> float | None:
+        """Watts that a GPU may draw, if it is NVIDIA's and was read just now."""
+        if self._nvml is not None and gpu.vendor == "nvidia":
             with contextlib.suppress(self._nvml.NVMLError):
-                handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+                handle = self._nvml.nvmlDeviceGetHandleByIndex(gpu.id)
                 return float(self._nvml.nvmlDeviceGetEnforcedPowerLimit(handle)) / 1000
         return None
 
@@ -71,19 +71,34 @@ class Gpus:
 
     def _nvidia(self, now: float, *, in_use: bool) -> Iterator[GpuSample]:
         devices = [path for path in self._displays() if _text(path / "vendor") == NVIDIA]
-        if devices and not any(_may_be_asked(path, in_use=in_use) for path in devices):
+        asked = [path for path in devices if _may_be_asked(path, in_use=in_use)]
+        if devices and not asked:
             self.close()
             return
         if not self._open():
             return
         try:
-            for index in range(self._nvml.nvmlDeviceGetCount()):
-                sample = self._sample(index, now)
-                if sample is not None:
-                    yield sample
+            # By its address a GPU is found without those beside it being woken.
+            for handle in self._handles(None if asked == devices else [path.name for path in asked]):
+                yield self._sample(handle, now)
         except self._nvml.NVMLError as exc:
             logger.debug("NVML: %s", exc)
             self.close()  # after an update of the driver, only a fresh start helps
+
+    def _handles(self, addresses: Sequence[str] | None) -> Iterator[Any]:
+        """What NVML knows GPUs by: those at these addresses, or all; not those that are lost, or not for us."""
+        library = self._nvml
+        names: Iterable[object]
+        if addresses is None:
+            find, names = library.nvmlDeviceGetHandleByIndex, range(library.nvmlDeviceGetCount())
+        else:
+            find, names = library.nvmlDeviceGetHandleByPciBusId, map(str.encode, addresses)
+        for name in names:
+            try:
+                handle = find(name)
+            except library.NVMLError:
+                continue
+            yield handle
 
     def _open(self) -> bool:
         if self._nvml is None and not self._is_missing:
@@ -101,12 +116,8 @@ class Gpus:
             self._nvml = library
         return self._nvml is not None
 
-    def _sample(self, index: int, now: float) -> GpuSample | None:
+    def _sample(self, handle: Any, now: float) -> GpuSample:
         library = self._nvml
-        try:
-            handle = library.nvmlDeviceGetHandleByIndex(index)
-        except library.NVMLError:
-            return None  # lost, or not for us
 
         def told(call: Callable[..., Any], *arguments: object) -> Any:
             with contextlib.suppress(library.NVMLError):
@@ -117,8 +128,9 @@ class Gpus:
         milliwatts = told(library.nvmlDeviceGetPowerUsage)
         return GpuSample(
             at=now,
-            id=index,
+            id=library.nvmlDeviceGetIndex(handle),
             name=_decoded(told(library.nvmlDeviceGetName)),
+            vendor="nvidia",
             uuid=_decoded(told(library.nvmlDeviceGetUUID)),
             celsius=told(library.nvmlDeviceGetTemperature, library.NVML_TEMPERATURE_GPU),
             memory_celsius=_field(told(library.nvmlDeviceGetFieldValues, [MEMORY_TEMPERATURE])),
@@ -136,7 +148,7 @@ class Gpus:
         for path in self._cards():
             vendor = _text(path / "vendor")
             if vendor in {AMD, INTEL} and _may_be_asked(path, in_use=in_use):
-                yield _card(path, now, first, "AMD" if vendor == AMD else "Intel")
+                yield _card(path, now, first, maker="AMD" if vendor == AMD else "Intel")
                 first += 1
 
     def _cards(self) -> list[Path]:
@@ -162,7 +174,7 @@ def _may_be_asked(path: Path, *, in_use: bool) -> bool:
     return in_use or _text(path / "power/control") != "auto"
 
 
-def _card(path: Path, now: float, index: int, maker: str) -> GpuSample:
+def _card(path: Path, now: float, index: int, *, maker: str) -> GpuSample:
     sensors = next(iter(_listed(path / "hwmon")), path / "hwmon")
     heat = {_text(label) or "": label.with_name(label.name.replace("label", "input")) for label in _labels(sensors)}
     celsius = _number(heat.get("edge", sensors / "temp1_input"))
@@ -173,6 +185,7 @@ def _card(path: Path, now: float, index: int, maker: str) -> GpuSample:
     return GpuSample(
         at=now,
         id=index,
+        vendor=maker.lower(),
         name=_text(path / "product_name") or f"{maker} {(_text(path / 'device') or '').removeprefix('0x')}".strip(),
         uuid=_text(path / "unique_id") or "",
         celsius=celsius / 1000 if celsius is not None else None,

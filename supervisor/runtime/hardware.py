@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from supervisor.record.samples import GpuSample
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_DRIVERS = {"amd": "amdgpu"}
+"""Of vendors with only one; they have the version of the kernel."""
 _CONTAINERS = {"/.dockerenv": "docker", "/run/.containerenv": "podman"}
 
 
@@ -76,17 +78,18 @@ def _accelerators(gpus: Gpus) -> list[dict[str, object]]:
 
 
 def _accelerator(gpu: GpuSample, gpus: Gpus) -> dict[str, object]:
-    vendor = "nvidia" if gpu.uuid.startswith("GPU-") else gpu.name.split(maxsplit=1)[0].lower()
-    is_nvidia = vendor == "nvidia"
+    is_nvidia = gpu.vendor == "nvidia"
     return {
         "index": gpu.id,
         "kind": "gpu",
-        "vendor": vendor,
+        "vendor": gpu.vendor,
         "model": gpu.name,
         "architecture": None,
         "memory": {"kind": "dedicated" if gpu.memory_total else "unknown", "capacity_bytes": gpu.memory_total},
-        "driver": {"name": vendor if is_nvidia else None, "version": gpus.nvidia_driver() if is_nvidia else None},
-        "power_limit_watts": gpus.power_limit(gpu.id) if is_nvidia else None,
+        "driver": {"name": "nvidia", "version": gpus.nvidia_driver()}
+        if is_nvidia
+        else {"name": _DRIVERS.get(gpu.vendor), "version": None},
+        "power_limit_watts": gpus.power_limit(gpu),
     }
 
 

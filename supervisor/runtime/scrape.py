@@ -28,7 +28,8 @@ HAS_NONE = frozenset({403, 404, 405, 501})
 class Scraper:
     """Asks children, each run that has no metrics only once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, patience: float = PATIENCE_SECONDS) -> None:
+        self._patience = patience
         self._without: set[int] = set()
 
     async def scrape(self, pool: Pool) -> dict[str, str | None]:
@@ -47,7 +48,7 @@ class Scraper:
     async def _ask(self, live: LiveRun, endpoint: Endpoint, found: dict[str, str | None]) -> None:
         model = live.model.id
         try:
-            with anyio.fail_after(PATIENCE_SECONDS):
+            with anyio.fail_after(self._patience):
                 found[model] = await self._text(live, endpoint)
         except (httpx.HTTPError, OSError, TimeoutError) as exc:
             logger.debug("no metrics of %s: %s", model, exc)

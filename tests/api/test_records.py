@@ -234,15 +234,14 @@ def test_captures(http: httpx.Client) -> None:
     ask(http, note=f"my key is {KEY}")
     number = newest(http)["id"]
     capture = http.get(f"/api/captures/{number}").json()
-    missing = http.get("/api/captures/4711")
-    assert http.get("/api/captures/x").status_code == 400
+    missing, odd = http.get("/api/captures/4711"), http.get("/api/captures/newest")
 
     assert (capture["id"], capture["req_path"]) == (number, CHAT)
     assert capture["req_headers"]["Authorization"] == "[REDACTED]"
     for which in ("req_body", "resp_body"):
         assert json.loads(base64.b64decode(capture[which])) == {"model": "fake", "note": "my key is [redacted]"}
     assert KEY not in json.dumps(capture)
-    assert missing.status_code == 404
+    assert (missing.status_code, odd.status_code) == (404, 400)
 
 
 def test_files_are_not_captured(http: httpx.Client) -> None:
@@ -278,10 +277,31 @@ def test_metrics(http: httpx.Client) -> None:
     assert told["llama_supervise_request_duration_seconds_bucket", (("le", "+Inf"), *fake)] == rows
     assert told["llama_supervise_queue_wait_seconds_count", fake] >= 1
     assert told["llama_supervise_model_state", (*fake, ("state", "ready"))] == 1
+    assert told["llama_supervise_requests_in_flight", fake] == told["llama_supervise_requests_waiting", fake] == 0
     assert told["llama_supervise_model_resident_bytes", fake] > 1e6
     assert told["llama_supervise_process_cpu_seconds_total", ()] > 0
     assert not any(("model", "asleep") in labels for _, labels in told)
     assert ask(http, path="/metrics").status_code == 405
+
+
+def test_counters_survive_reloads(start: Callable[..., RunningService]) -> None:
+    """Another config changes no count, not even of a model that is gone; the record goes on where it was."""
+    config = f"[models.fake]\ncmd = {fake_cmd()}\n"
+    service = start(config)
+    with http_to(service.url) as http:
+        ask(http, usage=USAGE)
+        before, row = samples(http), newest(http)
+        (service.directory / "models.toml").write_text(config.replace("models.fake", "models.other"))
+        assert http.post("/api/reload").status_code == 200
+        after = samples(http)
+        ask(http, model="other", usage=USAGE)
+
+        counted = {key for key in before if key[0].startswith("llama_supervise_") and key[0].endswith("_total")}
+        counted = {key for key in counted if "process" not in key[0]}
+        assert len(counted) > 4
+        assert {key: after[key] for key in counted} == {key: before[key] for key in counted}
+        assert newest(http)["id"] == row["id"] + 1
+        assert samples(http)["llama_supervise_requests_total", (("code", "200"), ("model", "other"))] == 1
 
 
 def test_the_machine(http: httpx.Client) -> None:
@@ -324,9 +344,9 @@ def test_nothing_is_kept(start: Callable[..., RunningService]) -> None:
             "total": 0,
             "total_pages": 0,
         }
-        disabled = http.get("/api/performance")
-        assert disabled.status_code == 503  # as llama-swap says it
-        assert disabled.json() == {"enabled": False, "gpu_stats": None, "sys_stats": []}
+        machine = http.get("/api/performance")
+        assert (machine.status_code, machine.json()) == (503, {"enabled": False, "gpu_stats": None, "sys_stats": []})
+        assert "llamaswap_" not in "".join(name for name, _ in samples(http))
         assert http.get("/metrics", headers={"x-forwarded-for": "192.0.2.1"}).status_code == 403
 
 

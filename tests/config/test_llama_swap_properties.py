@@ -45,6 +45,7 @@ def is_answered(text: str) -> bool:
 
 @given(st.text())
 @example("a: &a {<<: *a}")
+@example("*a")
 @example("? {}\n: 1")
 @example("\ue000\ue000env.A\ue001: 1")
 @example("models: {m: {cmd: 's ${PORT}', proxy: 'http://[x'}}")

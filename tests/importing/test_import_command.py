@@ -23,7 +23,10 @@ from tests.llamaswap.conftest import running_command
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STAY_COMMANDS = {"containers": {"Qwen/Qwen3-8B", "whisper", "fixed"}, "peers": {"draft"}}
+STAY_COMMANDS = {
+    **{"containers": {"Qwen/Qwen3-8B", "whisper", "fixed"}, "peers": {"draft"}},
+    **{"homelab": {"night", "old-laptop"}},
+}
 """Models that no keys can say; those in `peers` give an option twice, which builds read differently."""
 VARYING = ("id", "created", "timings", "usage", "system_fingerprint", "created_at", "completed_at")
 
@@ -103,7 +106,10 @@ def test_both_configs_answer_alike(swap: Imported) -> None:
         before = answers(service.url, names)
     with running_service(swap.folder / "toml", swap.text, env=swap.env) as service_of_ours:
         after = answers(service_of_ours.url, names)
-    assert after == {name: (status, named(body, name)) for name, (status, body) in before.items()}
+    told = {name for name, model in swap.models.items() if "cmd" not in model}
+    assert after == {
+        name: (status, named(body, name) if name in told else body) for name, (status, body) in before.items()
+    }
     assert {status for status, _ in before.values()} == {200}
 
 
@@ -153,6 +159,80 @@ def test_every_comment_of_a_preset_is_kept(preset: Imported) -> None:
 
     assert expected
     assert {comment for comment in expected if comment not in preset.text} == set()
+
+
+def test_what_a_router_loads_at_its_start(tmp_path: Path, tiny: Path) -> None:
+    """Is loaded at the start here too; a version is no model, and its comments are the file's."""
+    (tmp_path / "presets.ini").write_text(
+        "# of the format\nversion = 1  ; the only one\n"
+        "[*]\n; all but one\nload-on-startup = true\n"
+        f"[first]\nmodel = {tiny}/tiny-a.gguf\n"
+        f"[second]\nmodel = {tiny}/tiny-b.gguf\nload-on-startup = on ; it is asked first\n"
+        f"[third]\nmodel = {tiny}/tiny-b.gguf\n; too large\nload-on-startup = off\n"
+    )
+    done = Place(tmp_path, tmp_path / "presets.ini", {}).run("import", "presets.ini")
+
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    made = tomllib.loads(done.stdout)
+    assert made["server"]["preload"] == ["first", "second"]
+    assert list(made["models"]) == ["first", "second", "third"]
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["# of the format", "# the only one"]
+    assert lines[lines.index('preload = ["first", "second"]') - 2 :][:2] == ["# all but one", "# it is asked first"]
+
+
+def test_what_starts_a_llama_server_in_its_own_way(tmp_path: Path, tiny: Path, wheel_binary: Path) -> None:
+    """Stays a command, and the import says why."""
+    serve = f"{wheel_binary} --port ${{PORT}} -m {tiny}/tiny-a.gguf"
+    (tmp_path / "config.yaml").write_text(
+        f"models:\n  a: {{cmd: 'nice -n 5 {serve}'}}\n  b: {{cmd: 'bash -c \"exec {serve}\"'}}\n"
+    )
+    done = Place(tmp_path, tmp_path / "config.yaml", {}).run("import", "config.yaml")
+
+    assert done.returncode == 0, done.stderr
+    assert all("cmd" in model for model in tomllib.loads(done.stdout)["models"].values())
+    assert "models.a.cmd: stays a command: it is `nice` that starts a llama-server, not we" in done.stderr
+    assert "every command line is the same" in done.stderr
+
+
+def test_variables_before_a_llama_server(tmp_path: Path, tiny: Path, wheel_binary: Path) -> None:
+    """Stand in `env`, with those that were there; its child gets the same of both."""
+    command = f"/usr/bin/env A=1 'B=a b' {wheel_binary} --port ${{PORT}} -m {tiny}/tiny-a.gguf -c 512"
+    for name, line in (("one.yaml", command), ("two.yaml", command.replace("env", "env -u A"))):
+        (tmp_path / name).write_text(f"models:\n  a:\n    cmd: {line}\n    env: [C=3, A=0]\n")
+    done, kept = (Place(tmp_path, tmp_path / name, {}).run("import", name) for name in ("one.yaml", "two.yaml"))
+    made, other = (tomllib.loads(each.stdout)["models"]["a"] for each in (done, kept))
+
+    assert (done.returncode, kept.returncode) == (0, 0), done.stderr + kept.stderr
+    assert made["env"] == {"C": "3", "A": "1", "B": "a b"}
+    assert (made["binary"], made["ctx-size"]) == (str(wheel_binary), 512)
+    assert (other["cmd"].split()[0], other["env"]) == ("/usr/bin/env", {"C": "3", "A": "0"})
+
+
+def test_a_comment_beside_what_models_share(tmp_path: Path, tiny: Path, wheel_binary: Path) -> None:
+    """It stays with its model, and says of which key it speaks; of many models a few are named in notes."""
+    serve = f"{wheel_binary} --port ${{PORT}} -m {tiny}/tiny-a.gguf -c"
+    models = [f"  m{n}:\n    cmd: {serve} {512 + n}\n    ttl: 60  # short {n}\n" for n in range(8)]
+    (tmp_path / "config.yaml").write_text("models:\n" + "".join(models))
+    done = Place(tmp_path, tmp_path / "config.yaml", {}).run("import", "config.yaml")
+
+    assert done.returncode == 0, done.stderr
+    assert 'ttl = "1m"' in done.stdout.split("[models.m0]")[0]
+    assert "\n# ttl: short 7\n[models.m7]\n" in done.stdout
+    assert "warning: --alias: m0, m1, m2, m3, m4 and 3 more: children are told their name" in done.stderr
+
+
+def test_captures_only_where_the_file_says_so(tmp_path: Path) -> None:
+    """What others have asked is nobody's to keep by default."""
+    told = []
+    for name, line in (("unsaid.yaml", ""), ("said.yaml", "captureBuffer: 5\n")):
+        (tmp_path / name).write_text(f"{line}models: {{a: {{cmd: 'sh -c \"sleep 1 ${{PORT}}\"'}}}}\n")
+        done = Place(tmp_path, tmp_path / name, {}).run("import", name)
+        assert done.returncode == 0, done.stderr
+        told.append(tomllib.loads(done.stdout)["server"].get("capture_buffer"))
+
+    assert told == [None, "5MiB"]
 
 
 def test_a_preset_and_its_import_answer_alike(preset: Imported, wheel_binary: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from supervisor.config import toml
 from supervisor.config.llama_swap.comments import comments_of
 from supervisor.config.llama_swap.reader import parse
-from supervisor.importing import proof
+from supervisor.importing import preset, proof
 from supervisor.importing.llama_swap import draft
 from supervisor.importing.source import Source
+from supervisor.importing.wrapped import unwrapped
 from supervisor.llama.command import Surroundings, llama_command, raw_command
 from supervisor.llama.endpoint import UnixEndpoint
 from supervisor.llama.help_text import parse_help
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 ENVIRON = {"DIR": "/models", "COUNT": "7", "ODD": 'a "b" \\ c', "API_KEY": "sk-0123456789"}
 AROUND = Surroundings(Path("/base"), Path("/home/me"), {}, Path("/private"))
 SERVER = "/opt/llama-server"
+NOTE = re.compile(r"note-\d+-?")
 
 OPTIONS = st.sampled_from(
     [
@@ -51,7 +54,15 @@ OPTIONS = st.sampled_from(
             "--chat-template-kwargs '{\"a\": 1}'",
         ),
         *("--dry-sequence-breaker a", "--dry-sequence-breaker b", "--logit-bias 15+1", "--logit-bias 16-1", "--lora c"),
-        *("${shared}", "--bogus", "-ctk q8_0", "--samplers 'top_k;top_p'", "--host ::1", "--port 8080"),
+        *(
+            "${shared}",
+            "${whole} --keep 1",
+            "--bogus",
+            "-ctk q8_0",
+            "--samplers 'top_k;top_p'",
+            "--host ::1",
+            "--port 8080",
+        ),
     ]
 )
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Co"]), max_size=8)
@@ -95,7 +106,8 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
     if is_llama:
         words = ["--port ${PORT}", "-m ${env.DIR}/x.gguf", *draw(st.lists(OPTIONS, max_size=5))]
         fields.pop("cmdStop", None)
-        return {"cmd": " ".join([SERVER, *words]), **fields}
+        wrapper = draw(st.sampled_from(["", "", "env X=1 ", "/usr/bin/env A=2 'Y=${env.ODD}' "]))
+        return {"cmd": wrapper + " ".join([SERVER, *words]), **fields}
     return {"cmd": draw(st.sampled_from(["docker run -p ${PORT}:1 i", "sh -c 'exec x --port ${PORT}'\n"])), **fields}
 
 
@@ -114,7 +126,13 @@ def files(draw: st.DrawFn) -> dict[str, Any]:
             "sendLoadingState": st.booleans(),
         },
     )
-    macros = {"COUNT": draw(st.integers(1, 9)), "shared": "-t 2 --mirostat ${COUNT}", "startPort": 1}
+    macros = {
+        **{"COUNT": draw(st.integers(1, 9)), "shared": "-t 2 --mirostat ${COUNT}", "startPort": 1},
+        **{
+            "inner": "-b 64 # no comment" if draw(st.booleans()) else "-b 64",
+            "whole": "${shared}\n# one\n${inner}\n-ub 32",
+        },
+    }
     return {**draw(top), "macros": macros, "models": {name: draw(models()) for name in names}}
 
 
@@ -130,7 +148,7 @@ def known(wheel_binary: Path) -> Callable[[], Catalogue]:
 def test_an_import_says_what_its_source_says(known: Callable[[], Catalogue], file: dict[str, Any]) -> None:
     """Nothing is lost without a note, and every command is the same."""
     text, catalogue = yaml.safe_dump(file, allow_unicode=True), known()
-    config = parse(text, base=AROUND.base, environ=ENVIRON)
+    config = unwrapped(parse(text, base=AROUND.base, environ=ENVIRON))
     llama = {name for name, model in config.models.items() if model.cmd[0] == SERVER}
     source = Source("config.yaml", text, config, ENVIRON, catalogues=dict.fromkeys(llama, catalogue))
     drafted = draft(source)
@@ -165,9 +183,60 @@ def test_comments_anywhere_are_found_and_kept(file: dict[str, Any], notes: list[
         lines.insert(at, f"# note-{number}- {text}")
         places = [each + (each >= at) for each in places]
     source_text = "\n".join(lines) + "\n"
-    config = parse(source_text, base=AROUND.base, environ=ENVIRON)
+    config = unwrapped(parse(source_text, base=AROUND.base, environ=ENVIRON))
 
     assert len(comments_of(source_text)) == len(notes)
     page = draft(Source("config.yaml", source_text, config, ENVIRON)).page.render()
     for number, _ in enumerate(notes):
         assert f"note-{number}-" in page
+
+
+PAIRS = st.sampled_from(
+    [
+        *("ctx-size = 512", "c = 1024", "LLAMA_ARG_CTX_SIZE = 2048", "LLAMA_ARG_THREADS = 2", "t = 3", "temp = 0.70"),
+        *("temperature = 1", "top-k = 40", "seed = -1", "no-warmup = true", "warmup = off", "warmup = 1", "jinja = on"),
+        *(
+            "no-mmproj = true",
+            "mmproj = mm.gguf",
+            "fa = on",
+            "flash-attn = auto",
+            "embedding = disabled",
+            "alias = x, y",
+        ),
+        *('chat-template-kwargs = {"a": 1}', "samplers = top_k;top_p", "override-tensor = a.*=CPU", "host = 0.0.0.0"),
+        *(
+            "load-on-startup = on",
+            "stop-timeout = 4",
+            "cache-type-k = q8_0",
+            "hf-repo = org/model:Q4_K_M",
+            "n-gpu-layers = 99",
+        ),
+    ]
+)
+SECTION = st.tuples(st.sampled_from(["*", "a", "Org/B:tag", "c d", "e.f"]), st.lists(PAIRS, max_size=6))
+
+
+@given(st.lists(SECTION, max_size=5), st.booleans())
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_a_preset_says_what_the_router_reads(
+    known: Callable[[], Catalogue], sections: list[tuple[str, list[str]]], has_version: bool
+) -> None:
+    """Each model gets the options its child would have had, by whatever names; every comment is on the page."""
+    catalogue, lines = known(), ["version = 1  ; note-0"] if has_version else []
+    for name, pairs in sections:
+        lines += [f"# note-{len(lines)}-", f"[{name}]", f"model = {name}.gguf" if name != "*" else "threads = 4"]
+        for pair in pairs:
+            lines += [f"; note-{len(lines)}-", pair.replace("x, y", f"{name}-x, {name}-y")]  # nobody may share one
+    text = "\n".join(lines)
+    drafted = preset.draft(preset.Preset("presets.ini", text, catalogue, AROUND.base))
+    page = drafted.page.render()
+    made = toml.parse(page, base=AROUND.base, environ={})
+
+    assert set(made.models) == {preset.canonical(name) for name, _ in sections if name != "*"} == set(drafted.words)
+    assert [note for note in NOTE.findall(text) if note not in page] == []
+    for name, words in drafted.words.items():
+        endpoint = UnixEndpoint(Path("/private/0.sock"))
+        after = llama_command(made.models[name], AROUND, binary=Path(SERVER), catalogue=catalogue, endpoint=endpoint)
+        before = (after.argv[0], *words)
+        verdict = proof.of_options(name, before, after, catalogue=catalogue, base=AROUND.base, env={})
+        assert verdict.is_same, (verdict, page)

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.errors import ShuttingDown
-from supervisor.proxy.loading_state import Joint, LoadingState, Narrator, Situation, Telling, loading_state
+from supervisor.proxy.loading.narrator import Narrator, Situation
+from supervisor.proxy.loading_state import Joint, LoadingState, Telling, loading_state
 
 LOADING = Situation()
 
@@ -80,7 +81,25 @@ def test_chunks_are_whole(telling: Telling, kind: str, choice: dict[str, Any]) -
         "model": "m",
         "choices": [{"index": 0, "finish_reason": None, **choice}],
     }
-    assert state(telling).joint() is None
+
+
+CHILDS_CHUNKS = b"".join(
+    b'data: {"choices":[%s],"created":9,"id":"c","logprob":-0.10000000000000001,"object":"x"}\n\n' % choice
+    for choice in (b'{"index":0,"delta":{"content":"a\\nb \xc3\xbc"}}', b'{"index":1,"text":"b"}', b"")
+)
+
+
+@pytest.mark.parametrize("telling", [Telling.CHAT, Telling.TEXT])
+@given(st.lists(st.integers(0, 10_000), max_size=20))
+def test_a_childs_chunks_go_on_as_ours(telling: Telling, cuts: list[int]) -> None:
+    """All chunks of a stream have one id and one time; what the child says stays as it is, byte by byte."""
+    childs = CHILDS_CHUNKS + b"data: [DONE]\n\n"
+    joint = state(telling).joint()
+    stream = b"".join(joint.feed(piece) for piece in cut(childs, cuts)) + joint.rest()
+
+    (ours,) = events(state(telling).tell("x"))
+    own = f'"created":{ours["created"]},"id":"{ours["id"]}"'.encode()
+    assert stream == childs.replace(b'"created":9,"id":"c"', own)
 
 
 CHILDS_MESSAGE = b"".join(
@@ -116,10 +135,13 @@ def joined(telling: Telling, childs: bytes, cuts: list[int]) -> list[dict[str, A
     told = state(telling)
     stream = told.begin() + told.tell("one ") + told.tell("two") + told.end()
     joint = told.joint()
-    assert joint is not None
-    places = sorted({0, len(childs), *(cut % len(childs) for cut in cuts)})
-    pieces = [joint.feed(childs[start:end]) for start, end in pairwise(places)]
+    pieces = [joint.feed(piece) for piece in cut(childs, cuts)]
     return events(stream + b"".join(pieces) + joint.rest())
+
+
+def cut(stream: bytes, places: list[int]) -> list[bytes]:
+    ends = sorted({0, len(stream), *(place % len(stream) for place in places)})
+    return [stream[start:end] for start, end in pairwise(ends)]
 
 
 @given(st.lists(st.integers(0, 10_000), max_size=20), st.booleans())
@@ -150,7 +172,8 @@ def test_a_childs_response_goes_on_after_the_summary(cuts: list[int]) -> None:
     found = joined(Telling.RESPONSES, CHILDS_RESPONSE, cuts)
 
     assert [event["sequence_number"] for event in found] == list(range(len(found)))
-    assert {event["response"]["id"] for event in found if "response" in event} == {"resp_t"}
+    responses = [event["response"] for event in found if "response" in event]
+    assert {(each["id"], each["created_at"]) for each in responses} == {("resp_t", 7)}
     kinds = [event["type"].removeprefix("response.") for event in found]
     assert kinds == [
         *("created", "in_progress", "output_item.added", "reasoning_summary_part.added"),
@@ -165,11 +188,10 @@ def test_a_childs_response_goes_on_after_the_summary(cuts: list[int]) -> None:
     assert found[-1]["response"]["output"] == [whole, {"id": "i1"}, {"id": "i2"}]
 
 
-@pytest.mark.parametrize("telling", [Telling.MESSAGES, Telling.RESPONSES])
+@pytest.mark.parametrize("telling", Telling)
 def test_what_is_no_event_of_the_api_passes(telling: Telling) -> None:
     """Comments, other data and an end without an empty line go on as they came."""
     joint = state(telling).joint()
-    assert joint is not None
 
     for piece in (b": alive\n\n", b"data: [DONE]\n\n", b'data: {"error": 1}\n\n', b"data: [1]\n\n"):
         assert joint.feed(piece) == piece
@@ -191,3 +213,11 @@ def test_a_failure_is_an_event_with_the_error(telling: Telling) -> None:
     assert last["error"]["message"] == "over"
     if telling is Telling.RESPONSES:
         assert (last["type"], last["message"], last["sequence_number"]) == ("error", "over", 5)
+
+
+def test_a_failure_after_the_childs_first_events() -> None:
+    """Its number is the next one, whoever has told the events before it."""
+    told = state(Telling.RESPONSES)
+    stream = told.begin() + told.end() + told.joint().feed(CHILDS_RESPONSE) + told.failed(ShuttingDown("over"))
+
+    assert [event["sequence_number"] for event in events(stream)] == list(range(len(events(stream))))

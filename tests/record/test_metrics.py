@@ -21,8 +21,10 @@ from supervisor.record import metrics
 from supervisor.record.exposition import Malformed, of_child, own_process
 from supervisor.record.fleet_watch import FleetWatch
 from supervisor.record.metrics import ALL, Gauges, Kind, Metrics
+from supervisor.record.rows import row_of
 from supervisor.record.samples import GpuSample, HostSample, Samples
 from tests.conftest import ROOT
+from tests.record.test_activity import EVENTS, recorded
 
 HOST = HostSample(1787390997.0, (12.5, 50.0), 1000, 400, 10, 5, (1.0, 2.0, 3.0), (("eth0", 7, 9),))
 GPU = GpuSample(1787390997.0, 0, "Radeon", celsius=40.0, memory_used=3 * 1024**2, watts=12.5)
@@ -106,11 +108,83 @@ def test_odd_children() -> None:
         of_child("x{", "m")
 
 
+def page(**texts: str) -> str:
+    """What is told of children that say this, read back, with nothing told twice."""
+    text = exposition({}, Gauges(), texts)
+    lines = text.decode().splitlines()
+    heads = [line.split()[1:3] for line in lines if line.startswith("#")]
+    assert [head for head in heads if heads.count(head) > 1] == []
+    samples = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
+    assert [sample for sample in samples if samples.count(sample) > 1] == []
+    assert len(told(text)) == len(samples)
+    return "\n".join(line for line in lines if "llama_supervise" not in line)
+
+
+def test_builds_that_call_it_otherwise() -> None:
+    """One build's counter is another's gauge: the samples of both are told, as neither."""
+    assert page(
+        a="# HELP n_total All.\n# TYPE n_total counter\nn_total 7\n", b="# TYPE n_total gauge\nn_total 8\n"
+    ) == ('# HELP n_total All.\n# TYPE n_total untyped\nn_total{model="a"} 7.0\nn_total{model="b"} 8.0')
+
+
+@pytest.mark.parametrize(
+    "other", ["# TYPE h_count counter\nh_count 7\n", "# TYPE h gauge\nh 7\n", "# TYPE h summary\nh_sum 7\n"]
+)
+def test_names_that_another_has(other: str) -> None:
+    """Who comes first keeps a name, with those of its parts; what cannot be told beside it is left out."""
+    spread = '# TYPE h histogram\nh_bucket{le="+Inf"} 2\nh_sum 3\nh_count 2\n'
+
+    assert page(a=spread, b=other) == page(a=spread)
+    assert 'h_count{model="a"} 2.0' in page(a=spread)
+
+
+def test_a_child_that_says_it_twice() -> None:
+    """The first one holds, as it does for Prometheus; labels with other values are other samples."""
+    assert page(a='x{n="1"} 1\nx{n="1"} 2\nx{n="2"} 3\n').splitlines()[2:] == [
+        'x{model="a",n="1"} 1.0',
+        'x{model="a",n="2"} 3.0',
+    ]
+
+
+def test_odd_names() -> None:
+    """What may stand between quotes is told so that every Prometheus reads it; nobody speaks in our name that way."""
+    text = '{"a.b", "l.m"="x"} 1\n{"1st"} 2\n{"llama.supervise.build"} 3\n'
+
+    assert [line for line in page(m=text).splitlines() if line[0] != "#"] == [
+        'a_b{l_m="x",model="m"} 1.0',
+        '_1st{model="m"} 2.0',
+    ]
+
+
+def test_odd_models() -> None:
+    """A model may be called anything; values keep what is not a number, and the time they are of."""
+    name = 'o"d\\d\nm ✓'
+    text = "x NaN\ny +Inf 1700000000000\n"
+    lines = page(**{name: text}).splitlines()
+
+    assert 'x{model="o\\"d\\\\d\\nm ✓"} NaN' in lines
+    assert 'y{model="o\\"d\\\\d\\nm ✓"} +Inf 1700000000000' in lines
+    assert ("y", (("model", name),)) in told(exposition({}, Gauges(), {name: text}))
+
+
 def test_a_counter_without_total() -> None:
     """llama-server calls something a counter that is none by its name; its value is told under its own name."""
     text = "# TYPE llamacpp:n_tokens_max counter\nllamacpp:n_tokens_max 7\n"
 
     assert told(exposition({}, Gauges(), {"a": text}))["llamacpp:n_tokens_max", (("model", "a"),)] == 7
+
+
+@pytest.mark.parametrize(("seconds", "speeds"), [(2.0, [8.0]), (0.001, [])])
+def test_the_speed_of_a_stream(seconds: float, speeds: list[float]) -> None:
+    """Without a server's own measure it is seen from outside, and not where all of the answer came at once."""
+    recording = recorded(EVENTS, [b'data: {"usage": {"completion_tokens": 17}}\n\n'], is_stream=True)
+    assert recording.first_at is not None
+    recording.ended_at = recording.first_at + seconds
+    counted = Metrics()
+    counted.ended(recording, row_of(recording))
+
+    spreads: Any = counted.numbers()[metrics.GENERATION]
+    assert [spread.sum for spread in spreads.values()] == speeds
 
 
 def run(number: int, phase: Phase, *, retiring: Reason | None = None) -> Run:

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from supervisor.record import store as module
-from supervisor.record.queries import Query
+from supervisor.record.queries import SORTED_BY, Query
 from supervisor.record.rows import Row
 from supervisor.record.store import PRUNED_AT_ONCE, Store
 from tests.conftest import ROOT
@@ -79,6 +79,20 @@ def test_pages() -> None:
         assert numbers(store, Query(sort="duration", limit=2)) == [1, 2]
         assert numbers(store, Query(page=99)) == []
         assert store.page(Query(models=("a",), limit=2))[1] == 5
+
+
+@pytest.mark.parametrize(("name", "column"), SORTED_BY.items())
+def test_every_order(name: str, column: str) -> None:
+    """Each order is that of its own column, both ways; of equal rows the newer one counts as the greater."""
+    low, high = ("a", "b") if isinstance(getattr(ROW, column, 0), str) else (1, 2)
+    values = (high, low, low)
+    rows = [replace(ROW, **({} if name == "id" else {column: value})) for value in values]
+    with Store(None, 100) as store:
+        store.add(rows)
+
+        up, down = (numbers(store, Query(sort=name, is_descending=way)) for way in (False, True))
+    assert up == ([1, 2, 3] if name == "id" else [2, 3, 1])
+    assert down == up[::-1]
 
 
 def test_statistics() -> None:

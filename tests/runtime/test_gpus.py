@@ -23,13 +23,16 @@ class Missing(NvmlError):
 
 
 class Nvml:
-    """NVIDIA's library as it is seen from Python, with one GPU."""
+    """NVIDIA's library as it is seen from Python, with a GPU at each address."""
 
     NVMLError = NvmlError
     NVMLError_LibraryNotFound = Missing
     NVML_TEMPERATURE_GPU = 0
 
-    def __init__(self, *, is_missing: bool = False) -> None:
+    def __init__(self, *addresses: str, is_missing: bool = False) -> None:
+        self.addresses = addresses or ("0000:01:00.0",)
+        self.awake: set[int] = set()
+        """GPUs that were asked for."""
         self.calls: list[str] = []
         self.is_open = False
         self.is_missing = is_missing
@@ -46,10 +49,19 @@ class Nvml:
 
     def nvmlDeviceGetCount(self) -> int:
         self.calls.append("count")
-        return 1
+        return len(self.addresses)
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        self.awake.add(index)
         return index
+
+    def nvmlDeviceGetHandleByPciBusId(self, address: bytes) -> int:
+        if address.decode() not in self.addresses:
+            raise NvmlError
+        return self.nvmlDeviceGetHandleByIndex(self.addresses.index(address.decode()))
+
+    def nvmlDeviceGetIndex(self, handle: int) -> int:
+        return handle
 
     def nvmlDeviceGetName(self, handle: int) -> str:
         return "NVIDIA H200"
@@ -84,8 +96,8 @@ class Nvml:
         return "570.1"
 
 
-def pci(root: Path, vendor: str, *, status: str = "active", control: str = "on") -> Path:
-    path = root / "bus/pci/devices/0000:01:00.0"
+def pci(root: Path, vendor: str, *, status: str = "active", control: str = "on", address: str = "0000:01:00.0") -> Path:
+    path = root / "bus/pci/devices" / address
     (path / "power").mkdir(parents=True, exist_ok=True)
     for name, text in {"vendor": vendor, "class": "0x030000", "power/runtime_status": status}.items():
         (path / name).write_text(f"{text}\n")
@@ -136,6 +148,17 @@ def test_sleep(tmp_path: Path, status: str, control: str, in_use: bool, is_read:
     assert bool(nvml.calls) is is_read
 
 
+def test_only_those_that_are_awake(tmp_path: Path) -> None:
+    """Where one of several GPUs sleeps, the others are asked by their address, and keep their numbers."""
+    places = ("0000:01:00.0", "0000:02:00.0", "0000:03:00.0")
+    for place, status in zip(places, ("suspended", "active", "active"), strict=True):
+        pci(tmp_path, NVIDIA, status=status, control="auto", address=place)
+    nvml = Nvml(*places[:2])  # the last one is not for us
+
+    assert [gpu.id for gpu in Gpus(tmp_path, lambda: nvml).read(in_use=True)] == [1]
+    assert nvml.awake == {1}
+
+
 def test_let_go(tmp_path: Path) -> None:
     """Once no model is loaded, the library lets go of a GPU that may fall asleep."""
     pci(tmp_path, NVIDIA, control="auto")
@@ -171,6 +194,51 @@ def test_amd(tmp_path: Path) -> None:
     assert (gpu.name, gpu.uuid, gpu.celsius, gpu.memory_celsius) == ("AMD 744c", "abc", 41, 52)
     assert (gpu.busy, gpu.memory_busy, gpu.memory_used, gpu.memory_total) == (12, 3, 10, 100)
     assert (gpu.watts, gpu.fan) == (15.5, 20.0)
+
+
+def test_an_amd_card_in_the_snapshot(tmp_path: Path) -> None:
+    """Its maker is known by its number, whatever it calls itself."""
+    card(tmp_path / "sys", AMD, product_name="Radeon PRO W7900", mem_info_vram_total="100")
+    told: Any = hardware(tmp_path, Gpus(tmp_path / "sys", lambda: Nvml(is_missing=True)))
+
+    (gpu,) = told["accelerators"]
+    assert (gpu["vendor"], gpu["model"], gpu["driver"]) == (
+        "amd",
+        "Radeon PRO W7900",
+        {"name": "amdgpu", "version": None},
+    )
+    assert (gpu["memory"], gpu["power_limit_watts"]) == ({"kind": "dedicated", "capacity_bytes": 100}, None)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "environment"),
+    [
+        ("run/.containerenv", "", {"kind": "container", "name": "podman", "version": None}),
+        ("proc/cpuinfo", "flags : fpu hypervisor\n", {"kind": "virtual_machine", "name": "Cloud", "version": None}),
+        ("proc/cpuinfo", "flags : fpu\n", {"kind": "bare_metal", "name": None, "version": None}),
+    ],
+)
+def test_where_it_runs(tmp_path: Path, path: str, text: str, environment: dict[str, object]) -> None:
+    """What files say that only there are."""
+    for name, content in {path: text, "sys/class/dmi/id/product_name": "Cloud\n"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+
+    assert hardware(tmp_path, Gpus(tmp_path / "sys", lambda: Nvml(is_missing=True)))["environment"] == environment
+
+
+def test_what_it_runs_on(tmp_path: Path) -> None:
+    """Processors and system as the kernel and the distribution name them."""
+    cores = "processor : {}\nvendor_id : GenuineIntel\nmodel name : Xeon\nphysical id : {}\n\n"
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("".join(cores.format(core, core // 2) for core in range(4)))
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/os-release").write_text('NAME="Debian GNU/Linux"\nVERSION_ID="12"\n')
+    told: Any = hardware(tmp_path, Gpus(tmp_path / "sys", lambda: Nvml(is_missing=True)))
+
+    assert told["cpu"].items() >= {"vendor": "GenuineIntel", "model": "Xeon", "socket_count": 2}.items()
+    assert told["operating_system"].items() >= {"family": "linux", "name": "Debian GNU/Linux", "version": "12"}.items()
+    assert told["capture"]["scope"] == "inference_host"
 
 
 def test_a_card_that_sleeps(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class Comment:
     """One line of what somebody noted."""
 
     text: str
-    """Without the `#` before it."""
+    """Without the `#` before it, and the space after that."""
     line: int
     """Counted from 1."""
     path: Path
@@ -102,7 +102,7 @@ def _outside(text: str, spans: list[_Span], nodes: list[_Node]) -> Iterator[Comm
             if span is None or place + column >= span.end or _is_after_indicator(text, span, place + column):
                 is_beside = bool(line[:column].strip())
                 path, is_below = _owner(nodes, number, column, is_beside=is_beside)
-                yield Comment(line[column + 1 :].strip(), number, path, is_below, is_beside)
+                yield Comment(_text(line[column + 1 :]), number, path, is_below, is_beside)
                 break
         place += len(line)
 
@@ -125,12 +125,18 @@ def _owner(nodes: list[_Node], line: int, column: int, *, is_beside: bool) -> tu
 
 
 def _in_command(text: str, span: _Span) -> Iterator[Comment]:
-    """The lines that llama-swap takes out of a command."""
-    if not span.path or span.path[-1] not in COMMANDS or not span.is_block:
+    """The lines that llama-swap takes out of a command, or of a macro once it is part of one."""
+    is_command = bool(span.path) and (span.path[-1] in COMMANDS or span.path[-2:-1] == ("macros",))
+    if not is_command or not span.is_block:
         return
     first = text.count("\n", 0, span.start) + 1
     lines = text[span.start : span.end].split("\n")
     for number, line in enumerate(lines[1:], 1):
         if line.strip().startswith("#"):
             below = (each for each in lines[number + 1 :] if each.strip() and not each.strip().startswith("#"))
-            yield Comment(line.strip()[1:].strip(), first + number, span.path, words=next(below, ""))
+            yield Comment(_text(line.strip()[1:]), first + number, span.path, words=next(below, ""))
+
+
+def _text(line: str) -> str:
+    """Indented as it was: it may be YAML that somebody has switched off."""
+    return line.removeprefix(" ").rstrip()

@@ -188,7 +188,7 @@ class _Builder:
         return value if event.style == '"' else value.replace("\\", "\\\\").replace('"', '\\"')
 
     def _refuse(self, path: str, event: yaml.Event, expected: str, found: str = "") -> None:
-        self._sheet.problems.append(Problem(path, expected, found[:SHOWN_LENGTH], mark=self._mark(event)))
+        self._sheet.problems.append(Problem(path or "config", expected, found[:SHOWN_LENGTH], mark=self._mark(event)))
 
     def _refuse_again(self, path: str, event: yaml.Event, there: str) -> None:
         hint = f"it is on {getattr(there, 'mark', '')} already"
