@@ -207,6 +207,7 @@ class Recording:
         self.ended_at = time.monotonic()
         self.tap = None
         self.was_answered = self.client.is_answered
+        self.client.recording = None  # or both would stay, with all that was kept, until cycles are looked for
         self._done(self)
         if self._others is not None:
             self._others.client_ended()
