@@ -32,6 +32,7 @@ from supervisor.record.records import Records
 from supervisor.record.samples import Samples
 from supervisor.runtime.configuration import Configuration
 from supervisor.runtime.ending import end_carriers
+from supervisor.runtime.foresight import Foresight
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
 from supervisor.runtime.marks import MARK
@@ -80,6 +81,7 @@ async def running_service(
             async with Pool(config, launcher) as pool:
                 configuration.followers += [hide.adopt, names.adopt, launcher.adopt, peers.adopt, pool.adopt]
                 configuration.followers.append(records.activity.adopt)
+                configuration.foresight = Foresight(inspector, lambda: pool.fleet)
                 pool.on_decision.append(lambda decided: bus.publish("decision", decided.as_json()))
                 _watch(pool, records.metrics)
                 with Sampler(records.samples, lambda: bool(pool.fleet.runs)):

@@ -27,6 +27,7 @@ from supervisor.reloads import Reloads, longest_drain, preload
 from supervisor.runtime.budgets import longest_stop
 from supervisor.runtime.pressure import PressureWatch
 from supervisor.runtime.reaper import adopts_orphans, keep_reaping
+from supervisor.runtime.tidying import Tidying
 from supervisor.systemd import MARGIN_SECONDS, NOTHING, notified, show_models, take_sockets
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ async def _serve(
             tasks.start_soon(_announce, service, listeners, on_listening, notifier)
             tasks.start_soon(preload, service, config.server.preload)
             tasks.start_soon(PressureWatch(lambda: [run.model.id for run in service.pool.fleet.runs]).run)
+            tasks.start_soon(Tidying(lambda: not len(service.in_flight)).run)
             if adopts_orphans():
                 tasks.start_soon(keep_reaping)
             Reloads(service, server.config, tasks)

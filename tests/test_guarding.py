@@ -15,6 +15,7 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
+from tests.api.test_doors import ROWS
 from tests.conftest import DEADLINE, RunningService
 from tests.proxy.conftest import fake_cmd, http_to
 
@@ -82,7 +83,7 @@ def forms(key: str) -> list[dict[str, str]]:
 
 
 def test_keys_are_shown_nowhere(guarded: RunningService) -> None:
-    """No key is in a log, an error, the state, an event or a process list, and none of ours reaches a child."""
+    """No key is in a log, an error, an event, a process list or an answer of any route, and none reaches a child."""
     seen: list[str] = []
     for name in ("plain", "variable", "file", "digest"):
         for headers in forms(CANARIES[name]):
@@ -97,6 +98,11 @@ def test_keys_are_shown_nowhere(guarded: RunningService) -> None:
                     seen.append(http.post(CHAT, json=body).text)
                 with contextlib.suppress(httpx.ReadTimeout), http.stream("GET", "/api/events", timeout=0.2) as events:
                     seen.extend(events.iter_text())
+    with http_to(guarded.url) as http:
+        http.headers.update(forms(CANARIES["plain"])[0])
+        for row in ROWS:
+            with contextlib.suppress(httpx.ReadTimeout), http.stream(row.method, row.path, timeout=0.2) as answer:
+                seen.extend(answer.iter_text())
     for wrong in forms("canary-wrong-0000"):
         with http_to(guarded.url) as http:
             seen.append(http.get("/status", headers=wrong).text)

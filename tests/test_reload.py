@@ -165,6 +165,34 @@ def test_a_model_that_is_broken_now_breaks_no_other(start: Callable[..., Running
     assert service.chat("restarted").status_code == 200
 
 
+def test_a_process_is_not_given_up_for_one_that_cannot_start(start: Callable[..., RunningService], tiny: Path) -> None:
+    """It goes on as it is, with what needs no other process; the plan says why, until the config is mended."""
+    service = start(text(tiny))
+    service.chat("m")
+    pid = service.pid("m")
+    broken = text(tiny, 'description = "new"\nctx-sizes = 512').replace("tiny-a.gguf", "nowhere.gguf")
+    write(service, broken + f'[models.fresh]\nmodel = "{tiny}/nowhere.gguf"\n')
+    foretold = plan(service)
+    done = reload(service).json()
+
+    assert foretold.returncode == 3
+    kept, fresh = foretold.stdout.replace("\n", " ").split("? ")[1:]
+    assert kept.startswith("m: goes on as it is, for with another model, ctx-sizes it cannot start: ")
+    assert fresh.startswith("fresh: cannot start: ")
+    assert "nowhere.gguf" in kept
+    assert "did you mean `ctx-size`?" in kept
+    assert (done["models"]["kept"], done["models"]["restarted"]) == ({"m": ["model", "ctx-sizes"]}, {})
+    assert done["models"]["broken"].keys() == {"m", "fresh"}
+    assert described_of(service, "m") == "new"
+    assert service.chat("m").status_code == 200
+    assert service.pid("m") == pid
+    assert "WARNING supervisor.config: config: ? m: goes on as it is" in log(service)
+    write(service, text(tiny).replace("ctx-size = 256", "ctx-size = 512"))
+    assert reload(service).json()["models"]["restarted"].keys() == {"m"}
+    assert service.chat("m").status_code == 200
+    assert service.pid("m") != pid
+
+
 # Who triggers.
 
 
@@ -390,6 +418,13 @@ def described(service: RunningService) -> str:
     with service.http as http:
         (entry,) = http.get("/v1/models").json()["data"]
     return str(entry.get("description", ""))
+
+
+def described_of(service: RunningService, model: str) -> str:
+    """What the list says of one of several."""
+    with service.http as http:
+        entries = http.get("/v1/models").json()["data"]
+    return next(str(entry.get("description", "")) for entry in entries if entry["id"] == model)
 
 
 def plan(service: RunningService, *options: str) -> subprocess.CompletedProcess[str]:

@@ -252,6 +252,17 @@ def test_a_service_and_systemd(start: Callable[..., RunningService], tiny: Path,
     assert init.until("STOPPING=1")[-1] == "STOPPING=1\nEXTEND_TIMEOUT_USEC=43000000"
 
 
+def test_where_it_hung_is_told(start: Callable[..., RunningService], tiny: Path) -> None:
+    """The signal that systemd sends when signs of life do not come leaves a traceback in the journal."""
+    service = start(config(tiny), env={"WATCHDOG_USEC": "200000"})
+    service.process.send_signal(signal.SIGABRT)
+
+    assert service.process.wait(DEADLINE) == -signal.SIGABRT
+    told = (service.directory / "service.log").read_text()
+    assert "Fatal Python error: Aborted" in told
+    assert "supervisor/server.py" in told
+
+
 def test_ready_means_that_it_listens(start: Callable[..., RunningService], tiny: Path, init: Init) -> None:
     """A request made at READY is served, and READY is said once."""
     answers = []

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from supervisor.config.values import Model
 
-    from supervisor.config.values import Config, Model, Server
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Set
+
+    from supervisor.config.values import Config, Server
 
 LAUNCH = ("options", "sampling", "binary", "cmd", "cmd_stop", "proxy", "port", "env", "transport")
 """What a child is started with, and reached at; whatever else a model says is for us, and needs no other process."""
@@ -37,6 +39,8 @@ AT_START = (
 _SHOWN_AS = {"host": "listen", "port": "listen"}
 _UNSEEN = {"shown_cmd"}
 """Follows from `cmd`."""
+_AT_ONCE = {each.name for each in fields(Model)} - {*LAUNCH, *_UNSEEN}
+"""What another value of needs no other process."""
 _TABLES = ("keys", "peers", "selectors", "profiles", "priorities")
 
 
@@ -58,9 +62,27 @@ class Plan:
     """Keys beside the models that hold from now on."""
     needs_restart: tuple[str, ...] = ()
     """Keys that hold once the service is started anew."""
+    kept: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Models whose process goes on although it should be another one, which could not start; and the keys."""
+    broken: Mapping[str, str] = field(default_factory=dict)
+    """Models that could not start, those that are kept among them, and why."""
 
     def __bool__(self) -> bool:
-        return any((self.added, self.removed, self.restarted, self.updated, self.settings, self.needs_restart))
+        models = (self.added, self.removed, self.restarted, self.updated, self.kept)
+        return any((*models, self.settings, self.needs_restart))
+
+    def foreseen(self, broken: Mapping[str, str], running: Set[str]) -> Plan:
+        """The plan when it is known which models could not start. Of those, a process that runs is not given up."""
+        given_up = self.restarted.keys() - (broken.keys() & running)
+        kept = {model: keys for model, keys in self.restarted.items() if model not in given_up}
+        at_once = {model: held for model, keys in kept.items() if (held := _those(keys, at_once=True))}
+        return replace(
+            self,
+            restarted={model: keys for model, keys in self.restarted.items() if model in given_up},
+            updated={**self.updated, **at_once},
+            kept={model: _those(keys, at_once=False) for model, keys in kept.items()},
+            broken={model: why for model, why in broken.items() if model in {*self.added, *self.restarted}},
+        )
 
     def lines(self) -> Iterator[str]:
         """The plan for people; nothing if there is nothing to do."""
@@ -74,6 +96,14 @@ class Plan:
             yield f"* at once: {', '.join(self.settings)}"
         if self.needs_restart:
             yield f"! needs a restart of the service: {', '.join(self.needs_restart)}"
+        yield from self.troubles()
+
+    def troubles(self) -> Iterator[str]:
+        """The lines of it that somebody has to do something about."""
+        for model, why in self.broken.items():
+            keys = ", ".join(self.kept.get(model, ()))
+            as_it_is = f"goes on as it is, for with another {keys} it " if keys else ""
+            yield f"? {model}: {as_it_is}cannot start: {why}"
 
     def as_json(self) -> dict[str, object]:
         """The plan for programs."""
@@ -85,11 +115,18 @@ class Plan:
                 "restarted": self.restarted,
                 "updated": self.updated,
                 "unchanged": self.unchanged,
+                "kept": self.kept,
+                "broken": self.broken,
             },
             "settings": self.settings,
             "needs_restart": self.needs_restart,
             "summary": list(self.lines()),
         }
+
+
+def _those(keys: Iterable[str], *, at_once: bool) -> tuple[str, ...]:
+    """The keys that need no other process, or those that do."""
+    return tuple(key for key in keys if (key in _AT_ONCE) is at_once)
 
 
 def plan(old: Config, new: Config) -> Plan:
@@ -109,10 +146,18 @@ def plan(old: Config, new: Config) -> Plan:
     )
 
 
-def adopted(old: Config, new: Config) -> Config:
-    """What holds of another config while the service goes on: the old values where only a restart helps."""
-    kept = {key: getattr(old.server, key) for key in AT_START}
-    return replace(new, server=replace(new.server, **kept))
+def adopted(old: Config, new: Config, keep: Iterable[str] = ()) -> Config:
+    """What holds of another config while the service goes on: the old values where only a restart helps.
+
+    Models to `keep` are started as before, should that be necessary; all else that is said of them holds.
+    """
+    models = {name: _started_as(old.models[name], new.models[name]) for name in keep}
+    server = replace(new.server, **{key: getattr(old.server, key) for key in AT_START})
+    return replace(new, server=server, models={**new.models, **models})
+
+
+def _started_as(old: Model, new: Model) -> Model:
+    return replace(new, **{name: getattr(old, name) for name in (*LAUNCH, *_UNSEEN)})
 
 
 def needs_another_run(old: Model, new: Model) -> bool:

@@ -79,6 +79,14 @@ class Inspection:
     options: Mapping[str, Option] = field(default_factory=dict)
     """Its llama-server options, files as absolute paths; of a command line, as far as it is a llama-server's."""
 
+    @property
+    def problem(self) -> Diagnosis | None:
+        """The first problem, with the others named in its hint."""
+        if len(self.problems) < 2:
+            return next(iter(self.problems), None)
+        first, *others = self.problems
+        return replace(first, hint=f"{first.hint}; also: {'; '.join(other.message for other in others)}")
+
 
 @dataclass(slots=True)
 class Inspector:

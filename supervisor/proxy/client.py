@@ -350,8 +350,8 @@ class Client:
         self.is_gone = True
         self._release()
         self._unwatch()
-        if self.listener is not None:
-            self.listener.client_left()
+        self.let_go()
+        self._pieces.clear()
 
     def lags(self) -> None:
         """Its connection takes nothing more for now."""

@@ -241,6 +241,8 @@ class Connection(asyncio.Protocol):
         if self._has_head:
             return  # of the parser that takes over in the middle of a body
         self._status = self._parser.get_status_code()
+        if self._status < 100:
+            raise ValueError("no status of HTTP")  # it could have a body, which would reach the client without a head
         if self._status < 200:
             return
         names = {name for name, _ in self._headers}

@@ -282,6 +282,7 @@ class Exchange:
     def _close(self) -> None:
         """Give everything back."""
         self._let_go()
+        self._call.body = b""  # a traceback may hold all of this until cycles are looked for
         self._backend.end()
 
     def _let_go(self) -> None:

@@ -16,9 +16,12 @@ from supervisor.access.urls import fetched, is_public, may_hold_urls
 from supervisor.errors import InternalError, PrivateUrl, SupervisorError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Sequence
+    from typing import TypeAlias
 
     from supervisor.proxy.client import Client
+
+    LookUp: TypeAlias = Callable[[str], Awaitable[Sequence[str]]]
 
 logger = logging.getLogger("supervisor.proxy")
 
@@ -61,7 +64,7 @@ class MediaGuard:
             then(client)
 
 
-async def check(body: bytes) -> None:
+async def check(body: bytes, look_up: LookUp | None = None) -> None:
     """Raise `PrivateUrl` if a server would fetch from a private network for this request."""
     names: dict[str, str] = {}
     for each in fetched(body):
@@ -71,19 +74,24 @@ async def check(body: bytes) -> None:
     if len(names) > MOST_NAMES:
         raise PrivateUrl(f"the request has URLs with {len(names)} names; at most {MOST_NAMES} are looked up")
     for host, field in names.items():
-        if not await _leads_outside(host):
+        if not await _leads_outside(host, look_up or _addresses):
             raise _private(field)
 
 
-async def _leads_outside(host: str) -> bool:
+async def _leads_outside(host: str, look_up: LookUp) -> bool:
     """Whether a name leads to public addresses only; one that leads nowhere now may lead elsewhere soon."""
     try:
         async with asyncio.timeout(LOOKUP_SECONDS):
-            found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            found = await look_up(host)
     except (OSError, UnicodeError):  # a timeout among them
         return False
-    addresses = [address_of(str(sockaddr[0]).partition("%")[0]) for *_, sockaddr in found]
+    addresses = [address_of(each.partition("%")[0]) for each in found]
     return bool(addresses) and all(address is not None and is_public(address) for address in addresses)
+
+
+async def _addresses(host: str) -> Sequence[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [str(sockaddr[0]) for *_, sockaddr in found]
 
 
 def _private(field: str) -> PrivateUrl:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from supervisor.config.values import Config
+    from supervisor.runtime.foresight import Foresight
 
 logger = logging.getLogger("supervisor.config")
 
@@ -40,6 +41,8 @@ class Configuration:
         """Called when a reload begins."""
         self.on_end: list[Callable[[Outcome], None]] = []
         """Told how each reload has ended."""
+        self.foresight: Foresight | None = None
+        """What tells which models of another config could not start."""
         self._read = read or (lambda: self.config)
         self._asked = asyncio.Event()
         self._waiting: list[asyncio.Future[Outcome]] = []
@@ -84,7 +87,7 @@ class Configuration:
 
     async def plan(self) -> Plan:
         """What a reload would change now; raises `ConfigRejected`."""
-        return changes.plan(self.config, await self._reading())
+        return await self._planned(await self._reading())
 
     async def _reload(self) -> Outcome:
         for begun in self.on_begin:
@@ -95,8 +98,8 @@ class Configuration:
         except SupervisorError as exc:
             outcome = exc
         else:
-            outcome = changes.plan(self.config, config)
-            self._adopt(config)
+            outcome = await self._planned(config)
+            self._adopt(config, outcome)
         _log(outcome)
         for told in self.on_end:
             told(outcome)
@@ -111,8 +114,15 @@ class Configuration:
             logger.exception("bug: reading the config broke")
             raise InternalError("reading the config broke; the service's log has the details") from exc
 
-    def _adopt(self, config: Config) -> None:
-        self.config = changes.adopted(self.config, config)
+    async def _planned(self, config: Config) -> Plan:
+        plan = changes.plan(self.config, config)
+        if self.foresight is None:
+            return plan
+        broken = await self.foresight.broken(config, (*plan.added, *plan.restarted))
+        return changes.plan(self.config, config).foreseen(broken, self.foresight.running())
+
+    def _adopt(self, config: Config, plan: Plan) -> None:
+        self.config = changes.adopted(self.config, config, plan.kept)
         for warning in config.warnings:
             logger.warning("%s", shown_problem(warning))
         for follow in self.followers:
@@ -143,8 +153,9 @@ def _shutting_down() -> ShuttingDown:
 
 def _log(outcome: Outcome) -> None:
     if isinstance(outcome, Plan):
+        troubles = set(outcome.troubles())
         for line in outcome.lines():
-            logger.info("config: %s", line)
+            logger.log(logging.WARNING if line in troubles else logging.INFO, "config: %s", line)
         logger.info("the config has been reloaded%s", "" if outcome else ": nothing is different")
         return
     for problem in outcome.problems if isinstance(outcome, ConfigRejected) else ():

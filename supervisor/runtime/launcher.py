@@ -312,9 +312,8 @@ class Launcher:
 
     def _noted(self, model: Model, inspection: Inspection) -> Failure | None:
         self.inspections[model.id] = inspection
-        if not inspection.problems:
-            return None
-        return report(model.id, _combined(inspection), binary=_binary(inspection))
+        problem = inspection.problem
+        return report(model.id, problem, binary=_binary(inspection)) if problem is not None else None
 
     def _endpoint(self, model: Model, run: int) -> Endpoint:
         if model.transport is Transport.TCP:
@@ -342,15 +341,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _combined(inspection: Inspection) -> Diagnosis:
-    """The first problem, with the others named in its hint."""
-    first, *others = inspection.problems
-    if not others:
-        return first
-    also = "; ".join(problem.message for problem in others)
-    return replace(first, hint=f"{first.hint}; also: {also}")
 
 
 def _binary(inspection: Inspection) -> dict[str, str | None] | None:

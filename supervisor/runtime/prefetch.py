@@ -6,6 +6,7 @@ not know what the files are for, and is of no use to a child that reads past the
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 import time
@@ -201,7 +202,7 @@ class _Reader:
     def __init__(self) -> None:
         self._path: Path | None = None
         self._fd = -1
-        self._scratch = memoryview(bytearray(PIECE))
+        self._scratch = memoryview(mmap.mmap(-1, PIECE))  # what malloc gives a thread stays with it when it has ended
 
     def __enter__(self) -> _Reader:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -33,6 +34,35 @@ def test_owners() -> None:
     assert len(ring) == 3, "a key whose file was not read keeps the service closed"
     assert "plain'" not in repr(config.keys)
     assert "secret" not in repr(ring)
+
+
+class Digest(bytes):
+    """One that only what takes constant time may look into."""
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("compared in a way that ends at the first difference")
+
+    __hash__ = bytes.__hash__
+
+
+def test_comparing_tells_nothing() -> None:
+    """Every digest is compared in constant time, those behind one that has fitted too."""
+    looked_at: list[str] = []
+
+    class Watched:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        @property
+        def digest(self) -> bytes:
+            looked_at.append(self.name)
+            return Digest(digest_of("the same"))
+
+    keys: Any = tuple(map(Watched, "abc"))
+
+    assert KeyRing(keys).owner_of(b"the same") is not None
+    assert KeyRing(keys).owner_of(b"another") is None
+    assert looked_at == [*"abcabc"]
 
 
 @pytest.mark.parametrize(

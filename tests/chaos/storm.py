@@ -28,8 +28,8 @@ RECOVERY = 90.0
 """Seconds in which every model has to serve again once nothing is broken any more."""
 QUIET = 7.0
 """Seconds in which idle connections to children close."""
-MEGABYTES = 80
-"""Growth that is no leak: rings of logs that fill, and what the allocator keeps."""
+MEGABYTES = 24
+"""Growth that is no leak: rings of logs, the record and samples that fill, and what is not worth giving back."""
 FEW = 2
 """File descriptors that may be open for a moment."""
 

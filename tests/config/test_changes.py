@@ -196,6 +196,28 @@ def test_once_adopted_only_a_restart_is_left(old: Config, new: Config) -> None:
     assert plan(old, adopted(old, new)) == replace(before, needs_restart=())
 
 
+@given(configs(), configs(), st.sets(st.sampled_from("abcd")), st.sets(st.sampled_from("abcd")))
+def test_what_runs_is_not_given_up_for_what_cannot(
+    old: Config, new: Config, broken: set[str], running: set[str]
+) -> None:
+    """Once adopted, such a model is started as before, all else of it holds, and the plan asks for the rest again."""
+    planned = plan(old, new)
+    found = planned.foreseen(dict.fromkeys(broken, "no file"), running)
+    held = adopted(old, new, found.kept)
+
+    assert found.kept.keys() == planned.restarted.keys() & broken & running
+    assert found.kept.keys() | found.restarted.keys() == planned.restarted.keys()
+    assert found.broken.keys() == broken & {*planned.added, *planned.restarted}
+    assert bool(found) == bool(planned)
+    assert all(found.kept.values())
+    for name in found.kept:
+        assert not needs_another_run(old.models[name], held.models[name])
+    again = plan(held, new)
+    assert again == Plan(
+        restarted=dict(found.kept), unchanged=len(new.models) - len(found.kept), needs_restart=found.needs_restart
+    )
+
+
 @given(configs(), configs())
 def test_the_way_back_is_the_reverse(old: Config, new: Config) -> None:
     """Whoever takes a change back undoes what it did."""
@@ -298,6 +320,29 @@ def test_the_plan_in_words() -> None:
         "* at once: server.max_loaded, peers.far",
         "! needs a restart of the service: server.listen",
     ]
+
+
+def test_what_cannot_start_in_words() -> None:
+    """Each with the reason, at the end, where it is seen."""
+    old = Config(Path("/"), Server(), {"runs": Model("runs"), "cold": Model("cold")})
+    changed = {"ctx-size": 1}
+    new = Config(
+        Path("/"),
+        Server(port=1),
+        {"runs": Model("runs", changed, ttl=1.0), "cold": Model("cold", changed), "fresh": Model("fresh")},
+    )
+    found = plan(old, new).foreseen({"runs": "no file", "cold": "no flag", "fresh": "no binary"}, {"runs"})
+
+    assert list(found.lines()) == [
+        "+ fresh",
+        "~ cold: starts anew, after the requests it has (ctx-size)",
+        "= runs: goes on with another ttl",
+        "! needs a restart of the service: server.listen",
+        "? runs: goes on as it is, for with another ctx-size it cannot start: no file",
+        "? cold: cannot start: no flag",
+        "? fresh: cannot start: no binary",
+    ]
+    assert list(found.troubles()) == list(found.lines())[-3:]
 
 
 def commands(model: Model) -> list[Command]:

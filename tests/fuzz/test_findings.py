@@ -11,6 +11,7 @@ from supervisor.llama.diagnosis import End, diagnose
 from supervisor.runtime.child import KEPT_LENGTH
 from supervisor.runtime.logs import LINE_LIMIT
 from tests.proxy.conftest import post
+from tests.proxy.test_exchange import exchange, saying, upstream_of
 from tests.proxy.test_front import app_in_front, until
 
 QUICK = 1.0
@@ -81,3 +82,16 @@ async def test_no_json_for_us(tmp_path: object, path: str, body: bytes) -> None:
         await until(lambda: scene.statuses)
 
         assert scene.statuses == [400]
+
+
+@pytest.mark.parametrize("status", ["000", "003", "099"])
+@pytest.mark.anyio
+async def test_a_status_below_all_others(status: str) -> None:
+    """The body of an answer with such a status reached the client before any head, as if it were an answer itself."""
+    body = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
+    said = b"HTTP/1.1 %b x\r\ncontent-length: %d\r\n\r\n%b" % (status.encode(), len(body), body)
+    async with upstream_of(saying(said, closes=True)) as upstream:
+        asked = await exchange(upstream)
+
+    assert asked.status == 502
+    assert asked.wire.written.startswith(b"HTTP/1.1 502 ")

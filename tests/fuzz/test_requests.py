@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -15,6 +16,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from supervisor.api.doors import DOORS, NOT_SERVED
 from supervisor.app import App
 from supervisor.config import toml
 from supervisor.console import _is_news
@@ -62,11 +64,25 @@ strategy = "warm"
 targets = ["fake", "renamed"]
 """
 MODELS = ("fake", "gpt-4", "ünï/ço de", "fake:cold", "renamed", "broken", "far", "any", "none", "", "fake/../x")
-API = (
-    "/v1/models", "/models", "/v1/models/fake", "/health", "/wol-health", "/favicon.ico", "/upstream", "/comfyui",
-    "/v1/health", "/running", "/models/load", "/models/unload", "/api/models/unload/none", "/api/profiles",
-    "/api/profiles/active", "/api/inflight/1/cancel", "/api/version", "/status", "/logs", "/logs/fake", "/ui", "/",
-    "*",
+API = (*DOORS, *NOT_SERVED, "/ui", "*", "/%73tatus", "/logs/", "/api/captures/")
+"""Every route that answers by itself, and some that nearly are."""
+PARAMETERS = (
+    "model",
+    "sort",
+    "order",
+    "limit",
+    "page",
+    "start",
+    "end",
+    "min_id",
+    "max_id",
+    "history",
+    "no-history",
+    "a",
+)
+VALUES = (
+    *MODELS, "id", "gen_speed", "desc", "0", "1", "-1", "1" * 30, "1e9", "nan", "2026-08-22T09:29:57Z", "2026-08-22",
+    "9999-12-31T23:59:59+23:59", "0001-01-01T00:00:00-23:59", "%00", "%ff", "+", "true",
 )  # fmt: skip
 METHODS = (
     "GET",
@@ -98,20 +114,30 @@ HEADERS = (
 )  # fmt: skip
 
 
+def own_path(random: Random) -> str:
+    """A route of ours, with any name or number where one belongs."""
+    template = random.choice(API)
+    return re.sub(r"\{[^}]*\}", lambda _: random.choice((*MODELS, "1", "-1", "9" * 30, "proxy", "upstream")), template)
+
+
+def query(random: Random) -> str:
+    """What our own routes are asked with, more or less."""
+    given = (f"{random.choice(PARAMETERS)}={random.choice(VALUES)}" for _ in range(random.randint(1, 4)))
+    return "?" + "&".join(given)
+
+
 def path(random: Random) -> str:
     """Where a request goes, more or less."""
     model = random.choice(MODELS)
     places = (
         random.choice(sorted(ROUTES)),
-        random.choice(API),
+        own_path(random),
         f"/upstream/{model}/{random.choice(('', 'x', 'a/b', '../x', '%2e%2e/x', 'v1/chat/completions', 'x.js'))}",
         f"/comfyui/{random.choice(('', 'x', '..'))}",
     )
     chosen = random.choice(places)
-    if random.chance(0.2):
-        chosen += random.choice(
-            ("?", "?a=b", f"?model={model}", "?model=%ff", "?model=a&model=b", "#x", ";x", "?" + "a=b&" * 500)
-        )
+    if random.chance(0.4):
+        chosen += random.choice((query(random), query(random), "?", "#x", ";x", "?" + "a=b&" * 500))
     return chosen.replace(" ", "%20") if random.chance(0.9) else chosen
 
 
@@ -228,7 +254,7 @@ def any_path(random: Random) -> bytes:
 
 def any_json(random: Random) -> bytes:
     """Any JSON to any route."""
-    target = random.choice((random.choice(sorted(ROUTES)), random.choice(API), "/models/load", "/api/profiles/active"))
+    target = random.choice((random.choice(sorted(ROUTES)), own_path(random), "/models/load", "/api/profiles/active"))
     headers = [random.choice(HEADERS[:3])] if random.chance(0.8) else []
     return framed(random, random.choice(("POST", "POST", "PUT")), target, headers, json_body(random))
 
@@ -310,6 +336,8 @@ async def attack(tmp_path: Path) -> AsyncIterator[Attack]:
     async with running_service(config) as service:
         await service.pool.load("fake")
         await service.pool.load("renamed")
+        service.bus.close()  # so that streams without an end have one
+        service.logs.close()
         yield Attack(service)
 
 

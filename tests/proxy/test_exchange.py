@@ -196,6 +196,38 @@ async def test_answer_that_has_begun_is_not_repeated() -> None:
         assert count == 2
 
 
+async def test_bodies_are_let_go() -> None:
+    """At the end of an exchange nobody holds the body, not even a traceback of what went wrong."""
+    hangs = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"body")
+        await hangs.wait()
+
+    async with upstream_of(script) as upstream:
+        left = Asked(upstream)
+        left.start()
+        left.client.left()
+        crashed = Asked(upstream)
+        crashed.run.end(CRASH)
+        crashed.start()
+        hangs.set()
+        await crashed.end()
+
+        assert (left._call.body, crashed._call.body) == (b"", b"")
+
+
+async def test_the_rest_of_an_upload_is_let_go() -> None:
+    """What came of a body whose client has left is held by nobody, and nobody serves it."""
+    async with closing_child(0) as (upstream, _):
+        asked = Asked(upstream, b"bo", length=4)
+        asked.start()
+        asked.client.feed(b"d")
+        asked.client.left()
+
+        assert (asked.client.body, asked.client.listener) == (b"", None)
+
+
 async def test_an_upload_takes_no_kept_connection() -> None:
     """What is passed on while it comes cannot be sent twice, so it goes on a new connection."""
     async with closing_child(1, 1) as (upstream, read):

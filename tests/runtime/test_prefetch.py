@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from supervisor.runtime.prefetch import MEASURE_EVERY, PIECE, Prefetch, pieces
 from supervisor.runtime.residency import open_to_sample, residency
+from supervisor.runtime.vitals import resident_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,6 +126,16 @@ def test_a_piece_of_which_half_is_missing_is_read(eight: Path) -> None:
         return prefetch.report.bytes_read == 8 * PIECE
 
     assert now_and_then(is_read)
+
+
+def test_what_readers_used_is_given_back(eight: Path) -> None:
+    """Their buffers do not stay with us, however many readers there have been."""
+
+    before = resident_bytes(os.getpid()) or 0
+    for _ in range(10):
+        finish(Prefetch([dropped(eight)], available=plenty))
+
+    assert (resident_bytes(os.getpid()) or 0) - before < PIECE
 
 
 @given(st.lists(st.integers(0, 20 * PIECE), max_size=4))

@@ -171,6 +171,23 @@ def test_no_more_files(start: Callable[..., RunningService]) -> None:
     assert "Traceback" not in log.read_text()
 
 
+def test_as_many_files_as_there_may_be(start: Callable[..., RunningService]) -> None:
+    """The soft limit, which is made for programs of another age, is raised to the hard one at the start."""
+    service = start(f"[models.m]\ncmd = {fake_cmd()}\n", wrapper=["prlimit", "--nofile=256:3000"])
+
+    assert resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE) == (3000, 3000)
+
+
+def test_a_service_watches(start: Callable[..., RunningService]) -> None:
+    """It looks by itself."""
+    service = start(f"[models.m]\ncmd = {fake_cmd()}\n")
+    pid, log = service.process.pid, service.directory / "service.log"
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (0, limits[1]))
+    eventually(lambda: "no more files may be opened" in log.read_text())
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+
 def _spare(pid: int) -> int:
     """The lowest number that no open file has, below which all are taken."""
     taken = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
