@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import threading
-import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,25 +115,6 @@ async def test_whose_request_it_was() -> None:
 
     assert [(each.row.key_name, each.row.request_id) for each in rows] == [("phone", "r-1")]
     assert "sk-phone-1234" not in repr(rows)
-
-
-async def test_what_has_ended_is_let_go() -> None:
-    """Nothing that was kept of a request waits for Python to look for what refers to itself."""
-
-    class Watched(Recording):
-        """One that tells when it is gone."""
-
-    client = client_of()
-    watched = weakref.ref(Watched(client, "", TARGET, CHAT, b"asked", 0, lambda recording: None))
-    gc.disable()
-    try:
-        client.begin(200, JSON)
-        client.finish(b"{}")
-        del client
-
-        assert watched() is None
-    finally:
-        gc.enable()
 
 
 async def test_a_slow_disk() -> None:

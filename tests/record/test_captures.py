@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from supervisor.record.captures import Capture, Captures
+from supervisor.record.recording import Asked
 
 
 def capture(size: int) -> Capture:
@@ -31,7 +32,7 @@ def test_nothing_is_kept() -> None:
     assert Captures(0, lambda text: text).keep(1, capture(0)) is False
 
 
-def recording(path: str, *, status: int = 200) -> Any:
+def ended(path: str, *, status: int = 200) -> Any:
     """A request that has ended, as far as a capture looks at it."""
     headers = [
         (b"authorization", b"Bearer sk-1"),
@@ -40,8 +41,7 @@ def recording(path: str, *, status: int = 200) -> Any:
         (b"x-word", b"a secret"),
     ]
     answer = [(b"content-type", b"application/json"), (b"content-encoding", b"gzip"), (b"set-cookie", b"sk-1")]
-    client = SimpleNamespace(headers=headers, answer_headers=answer, status=status)
-    return SimpleNamespace(client=client, path=path, body=b"the question")
+    return SimpleNamespace(asked=Asked(headers, b"the question", answer), path=path, status=status)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def recording(path: str, *, status: int = 200) -> Any:
 )
 def test_bodies_that_are_files(path: str, has_question: bool, has_answer: bool) -> None:
     """Sounds and pictures are not kept, whichever way they go; what is said about them is."""
-    kept = Captures(4000, lambda text: text).capture(recording(path), b"the answer")
+    kept = Captures(4000, lambda text: text).capture(ended(path), b"the answer")
 
     assert kept.request == (b"the question" if has_question else None)
     assert kept.answer == (b"the answer" if has_answer else None)
@@ -68,14 +68,14 @@ def test_bodies_that_are_files(path: str, has_question: bool, has_answer: bool) 
 
 def test_of_a_failure_the_question_is_kept() -> None:
     """Its answer is in the row, as its message."""
-    kept = Captures(4000, lambda text: text).capture(recording("/v1/chat/completions", status=400), b"the answer")
+    kept = Captures(4000, lambda text: text).capture(ended("/v1/chat/completions", status=400), b"the answer")
 
     assert (kept.request, kept.answer) == (b"the question", None)
 
 
 def test_what_only_the_two_ends_may_know() -> None:
     """Credentials and cookies are never kept, nor what the config holds secret; nor how a body was once compressed."""
-    told = Captures(4000, lambda text: text.replace("secret", "***")).capture(recording("/v1/completions"), b"a secret")
+    told = Captures(4000, lambda text: text.replace("secret", "***")).capture(ended("/v1/completions"), b"a secret")
 
     assert told.as_json(7) == {
         "id": 7,
