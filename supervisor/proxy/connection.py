@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
-from supervisor.proxy.passing import CHUNKED_HEAD, LINES_END, PassingChunks, may_pass
+from supervisor.proxy.passing import CHUNKED_HEAD, LINES_END, PassingChunks, may_pass, without_trailers
 
 if TYPE_CHECKING:
     from supervisor.proxy.heads import Headers
@@ -186,9 +186,12 @@ class Connection(asyncio.Protocol):
             return
         self._is_complete = chunks.is_complete
         receiver = self._receiver
-        if receiver is not None:
-            receiver.chunks_came(data, are_last=self._is_complete)
-            self._tell_end(receiver)
+        if receiver is None:
+            return
+        passed = without_trailers(data) if self._is_complete else data
+        if passed:
+            receiver.chunks_came(passed, are_last=self._is_complete and passed is data)
+        self._tell_end(receiver)
 
     def _stop_passing(self, chunks: PassingChunks) -> bool:
         """Begin to take chunks apart again, for something torn comes; whether it can be told where they begin."""

@@ -6,6 +6,8 @@ belongs to the framing, so that what ends with one of these is a whole number of
 
 from __future__ import annotations
 
+import re
+
 import httptools
 
 LINES_END = b"\n\r\n"
@@ -13,11 +15,18 @@ LINES_END = b"\n\r\n"
 CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 """What makes a parser expect chunks."""
 _LAST_CHUNK = b"0\r\n\r\n"
+_WITH_TRAILERS = re.compile(rb"(?:\A|(?<=\n))0+[^\r\n]*\r\n(?:[^\r\n]+\r\n)+\r\n\Z")
 
 
 def may_pass(data: bytes, piece: bytes) -> bool:
     """Whether what comes next may: `piece` is what a body's chunks held, `data` the bytes in which they came."""
     return bool(piece) and data.endswith(LINES_END) and b"\r" not in piece
+
+
+def without_trailers(data: bytes) -> bytes:
+    """The last chunks of a body without the very last one, if that has headers behind it: no client reads those."""
+    found = _WITH_TRAILERS.search(data)
+    return data if found is None else data[: found.start()]
 
 
 class PassingChunks:

@@ -299,16 +299,17 @@ async def test_head_of_a_stream_is_not_held_back(torn: bytes) -> None:
 EVENT = b"9\r\ndata: 1\n\n\r\n"
 
 
-@pytest.mark.parametrize("rest", [EVENT * 3 + b"0\r\n\r\n", b"0\r\n\r\n"])
-async def test_chunks_pass_by(rest: bytes) -> None:
-    """A stream whose chunks pass as they are is the same to the client, and has one end."""
+@pytest.mark.parametrize("trailers", [b"", b"x: y\r\n", b"x: 0\r\n0: 0\r\n"])
+@pytest.mark.parametrize("rest", [EVENT * 3, b""])
+async def test_chunks_pass_by(rest: bytes, trailers: bytes) -> None:
+    """A stream whose chunks pass as they are is the same to the client, and has one end, without trailers."""
     go_on = asyncio.Event()
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"body")
         writer.write(STREAM + b"transfer-encoding: chunked\r\n\r\n" + EVENT)
         await go_on.wait()
-        writer.write(rest)
+        writer.write(rest + b"0\r\n" + trailers + b"\r\n")
         await reader.read()
 
     async with upstream_of(script) as upstream:
@@ -318,7 +319,7 @@ async def test_chunks_pass_by(rest: bytes) -> None:
         go_on.set()
         await asked.end()
 
-        assert asked.body == EVENT + rest
+        assert asked.body == EVENT + rest + b"0\r\n\r\n"
         assert asked.client.keep_alive
         assert "[0 busy, 1 idle]" in repr(upstream)
 
