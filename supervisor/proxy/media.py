@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from supervisor.access.hops import address_of
 from supervisor.access.urls import fetched, is_public, may_hold_urls
 from supervisor.errors import InternalError, PrivateUrl, SupervisorError
-from supervisor.proxy.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -46,7 +45,9 @@ class MediaGuard:
         refuse: Callable[[Client, SupervisorError], None],
     ) -> None:
         """Go on with `then`, or `refuse` a request with a URL into a private network."""
-        Waiting.begin(client, self._look(client, then, refuse))
+        looking = _Looking()
+        client.listener = looking
+        looking.task = asyncio.get_running_loop().create_task(self._look(client, then, refuse))
 
     async def _look(
         self, client: Client, then: Callable[[Client], None], refuse: Callable[[Client, SupervisorError], None]
@@ -98,3 +99,23 @@ def _private(field: str) -> PrivateUrl:
         f"`{field[:200]}` is a URL that does not certainly lead to a public address",
         hint="send the content itself as a `data:` URL; `server.block_private_urls` asks for that",
     )
+
+
+class _Looking:
+    """A request whose URLs are looked at."""
+
+    __slots__ = ("task",)
+
+    task: asyncio.Task[None]
+
+    def client_left(self) -> None:
+        self.task.cancel()
+
+    def client_lags(self) -> None:
+        """Nothing was written yet."""
+
+    def client_keeps_up(self) -> None:
+        """Nor does this matter."""
+
+    def client_sent(self) -> None:
+        """It is whole."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from typing import TYPE_CHECKING
@@ -23,7 +24,6 @@ from supervisor.proxy.parking import Parking
 from supervisor.proxy.patience import patient_lease
 from supervisor.proxy.routes import COMFYUI, COMFYUI_MODEL, ROUTES, UPSTREAM, Route, Source, dialect_of
 from supervisor.proxy.told_lease import told_lease
-from supervisor.proxy.waiting import Waiting
 
 if TYPE_CHECKING:
     from supervisor.config.clients import ClientKey
@@ -189,7 +189,9 @@ class Proxy:
         if lease is not None:
             self._exchange(call, answer, lease)
         else:
-            Waiting.begin(answer.client, self._pass_on_later(call, answer))
+            waiting = _Waiting()
+            answer.client.listener = waiting
+            waiting.task = asyncio.get_running_loop().create_task(self._pass_on_later(call, answer))
 
     async def _pass_on_later(self, call: Call, answer: Answer) -> None:
         parked = self._parking.park(call, answer.client)
@@ -227,6 +229,26 @@ class Proxy:
             upstream = self._upstreams[run.id] = local_upstream(run, self._keys)
             run.on_end(lambda: self._upstreams.pop(run.id).close())
         return upstream
+
+
+class _Waiting:
+    """A request whose model is not ready, or takes no more requests for now."""
+
+    __slots__ = ("task",)
+
+    task: asyncio.Task[None]
+
+    def client_left(self) -> None:
+        self.task.cancel()
+
+    def client_lags(self) -> None:
+        """Comments are too few to matter."""
+
+    def client_keeps_up(self) -> None:
+        """Nor does this."""
+
+    def client_sent(self) -> None:
+        """It is kept until somebody takes it."""
 
 
 def answer_to(client: Client) -> Answer:
