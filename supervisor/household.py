@@ -80,7 +80,7 @@ async def running_service(
         with _records(config, bus, hide) as records:
             async with Pool(config, launcher) as pool:
                 configuration.followers += [hide.adopt, names.adopt, launcher.adopt, peers.adopt, pool.adopt]
-                configuration.followers.append(records.activity.adopt)
+                configuration.followers += [records.activity.adopt, lambda config: logs.keep(config.models)]
                 configuration.foresight = Foresight(inspector, lambda: pool.fleet)
                 pool.on_decision.append(lambda decided: bus.publish("decision", decided.as_json()))
                 _watch(pool, records.metrics)

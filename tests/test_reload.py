@@ -319,6 +319,22 @@ def test_limits_hold_at_once(start: Callable[..., RunningService]) -> None:
         assert http.get("/upstream/m/quiet").status_code == 409
 
 
+def test_what_a_model_that_is_gone_had_printed_is_gone(start: Callable[..., RunningService]) -> None:
+    """Otherwise a service whose config changes often would hold more and more."""
+    config = f"[models.m]\ncmd = {fake_cmd('--stderr', 'hello')}\n"
+    service = start(config)
+    with service.http as http:
+        http.get("/props", params={"model": "m"}).raise_for_status()
+        eventually(lambda: "hello" in http.get("/logs/m").text)
+        write(service, config.replace("models.m", "models.other"))
+        reload(service)
+        assert http.get("/logs/m").status_code == 404
+        write(service, config)
+        reload(service)
+
+        assert http.get("/logs/m").text == ""
+
+
 def test_how_long_the_service_drains_holds_at_once(start: Callable[..., RunningService], tiny: Path) -> None:
     """At its own end too; and how much it logs."""
     service = start(text(tiny, "context-shift = true"))

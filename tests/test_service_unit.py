@@ -118,7 +118,11 @@ def test_no_system_call_is_denied(tmp_path: Path, tiny: Path) -> None:
     used = set(re.findall(r"^\d+ +(\w+)\(", trace.read_text(errors="replace"), re.MULTILINE))
 
     assert "execve" in used
-    assert used - permitted(tmp_path) == set()
+    assert used - permitted(tmp_path) - _AS_ROOT_ONLY == set()
+
+
+_AS_ROOT_ONLY = {"fchown"} if os.geteuid() == 0 else set()
+"""SQLite asks who it is, and gives a new file its owner only as root, which the unit's user is not."""
 
 
 def permitted(folder: Path) -> set[str]:

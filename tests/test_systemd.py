@@ -190,6 +190,20 @@ async def test_the_watchdog_is_the_loop(init: Init) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_one_sign_of_life_may_be_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are two in the time after which systemd takes the service for dead, as sd_watchdog_enabled(3) asks."""
+    pauses: list[float] = []
+    loop = asyncio.get_running_loop()
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "call_later", lambda seconds, again: pauses.append(seconds) or loop.call_soon(again))
+        async with notified(Offer(notify="@nobody", watchdog_seconds=30.0)):
+            patched.undo()
+
+    assert pauses == [15.0]
+
+
+@pytest.mark.anyio
 async def test_status_is_not_told_too_often(init: Init) -> None:
     """The first change is told at once, what follows quickly in one message."""
     words: list[str] = []

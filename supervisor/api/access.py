@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from supervisor.access.hops import Hops
@@ -69,7 +70,7 @@ class Access:
         server = config.server
         self._keys = KeyRing.of(config)
         self._needs_keys = bool(self._keys)
-        self._hosts = Hosts(server.allowed_hosts, own=(socket.gethostname(),))
+        self._hosts = Hosts(server.allowed_hosts, own=(server.host, *own_names()))
         self._are_hosts_checked_for_models = server.are_hosts_checked_for_models
         self._hops = Hops(server.trusted_proxies)
         self._management = server.management
@@ -184,3 +185,17 @@ def require_nearness(
         f"management is for {'this machine' if rule is Management.LOCAL else 'private networks'} only",
         hint='call it from there, use API keys, or set `server.management = "private"` or `"open"` in models.toml',
     )
+
+
+RESOLVER = Path("/etc/resolv.conf")
+
+
+def own_names(name: str | None = None, resolver: Path = RESOLVER) -> list[str]:
+    """This machine's name, alone and with the domains of its network (resolv.conf(5)); nobody is asked."""
+    name = name or socket.gethostname()
+    try:
+        lines = [line.split() for line in resolver.read_text(errors="replace").splitlines()]
+    except OSError:
+        lines = []
+    domains = [domain for words in lines if words[:1] in (["search"], ["domain"]) for domain in words[1:]]
+    return [name, *(f"{name.partition('.')[0]}.{domain.strip('.')}" for domain in domains if domain.strip("."))]

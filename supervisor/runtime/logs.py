@@ -14,7 +14,7 @@ from supervisor.config.values import Console
 from supervisor.record.echo import dropped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator
 
 LINE_LIMIT = 8192
 """Bytes after which a line is broken, so that a child that prints no newline costs no more than the ring."""
@@ -105,6 +105,10 @@ class LogRing:
             return []
         skipped = max(0, number - self._lines[0].number + 1)
         return list(islice(self._lines, skipped, None))
+
+    @property
+    def is_followed(self) -> bool:
+        return bool(self._readers)
 
     def _start(self) -> Place:
         """Before the oldest line that is kept."""
@@ -206,6 +210,10 @@ class Logs:
             self.upstream.append(text, run=run, stream=stream)
 
         return write
+
+    def keep(self, models: Container[str]) -> None:
+        """Forget the output of all other models, unless somebody follows it."""
+        self._models = {name: ring for name, ring in self._models.items() if name in models or ring.is_followed}
 
     def close(self) -> None:
         """End whoever follows any of them."""

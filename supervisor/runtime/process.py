@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import cache
 from typing import TYPE_CHECKING
 
 import anyio
@@ -176,12 +177,22 @@ def _watchdog(pid: int) -> subprocess.Popen[bytes]:
 
 
 _SETPRIV = shutil.which("setpriv") if sys.platform == "linux" else None
+_DYING_WITH_US = ("--pdeathsig", "KILL", "--")
 
 
 def _dying_with_us(argv: tuple[str, ...]) -> tuple[tuple[str, ...], Callable[[], None] | None]:
-    if _SETPRIV is not None:
-        return (_SETPRIV, "--pdeathsig", "KILL", "--", *argv), None
+    if _SETPRIV is not None and _is_whole(_SETPRIV):
+        return (_SETPRIV, *_DYING_WITH_US, *argv), None
     if sys.platform != "linux":
         return argv, None
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     return argv, lambda: prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
+@cache
+def _is_whole(setpriv: str) -> bool:
+    """Whether it is util-linux's: BusyBox has one, too, that knows no `--pdeathsig` and would start nothing."""
+    tried = subprocess.run(
+        [setpriv, *_DYING_WITH_US, "true"], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    return tried.returncode == 0

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
+
 import pytest
 
-from supervisor.api.access import require_nearness
-from supervisor.config.values import Management
-from supervisor.errors import Forbidden
+from supervisor.api.access import Access, own_names, require_nearness
+from supervisor.api.doors import Doors
+from supervisor.config.values import Config, Management, Server
+from supervisor.errors import Forbidden, HostRefused
+from tests.api.test_doors import Asks
 
 
 def allowed(rule: Management, address: tuple[str, int] | None, *headers: tuple[bytes, bytes]) -> bool:
@@ -50,3 +55,35 @@ def test_a_proxys_address_is_not_the_clients(name: bytes) -> None:
 def test_a_unix_socket_is_this_machine() -> None:
     """A connection without an address comes from this machine."""
     assert allowed(Management.LOCAL, None)
+
+
+@pytest.mark.parametrize(
+    ("resolver", "names"),
+    [
+        ("", ["nas"]),
+        ("nameserver 192.168.1.1\nsearch fritz.box\n", ["nas", "nas.fritz.box"]),
+        (
+            "# search old.example\ndomain home.example.\nsearch a.example b.example\noptions edns0\nsearch .\nsearch",
+            ["nas", "nas.home.example", "nas.a.example", "nas.b.example"],
+        ),
+    ],
+)
+def test_the_names_of_this_machine(tmp_path: Path, resolver: str, names: list[str]) -> None:
+    """Its own, and with the domains of its network, by which a router's resolver knows it."""
+    path = tmp_path / "resolv.conf"
+    path.write_text(resolver)
+
+    assert own_names("nas", path) == names
+    assert own_names("nas", tmp_path / "none") == ["nas"]
+    assert own_names("nas.other.example", path) == ["nas.other.example", *names[1:]]
+    assert own_names()[0] == socket.gethostname()
+
+
+def test_the_name_we_listen_at_is_ours() -> None:
+    """Who writes it into the config has said so."""
+    config = Config(Path("/"), Server(host="llm.example.com"))
+    asks = Asks("GET", "/running", (b"host", b"llm.example.com:8080"))
+
+    Access(config, Doors((), (), [])).admit(asks)
+    with pytest.raises(HostRefused):
+        Access(Config(Path("/")), Doors((), (), [])).admit(asks)

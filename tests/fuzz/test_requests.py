@@ -327,18 +327,21 @@ class Attack:
         assert not [
             answer for answer in answers if answer.startswith(b"500") and b"model_failed_to_start" not in answer
         ]
+        assert not [answer for answer in answers if b"\nx-request-id: " not in answer and answer[:3] != b"100"], answers
         return [int(answer[:3]) for answer in answers]
 
 
 @pytest.fixture
 async def attack(tmp_path: Path) -> AsyncIterator[Attack]:
     config = toml.parse(CONFIG, base=tmp_path, environ={})
-    async with running_service(config) as service:
+    async with running_service(config) as service, anyio.create_task_group() as tasks:
+        tasks.start_soon(service.configuration.run)
         await service.pool.load("fake")
         await service.pool.load("renamed")
         service.bus.close()  # so that streams without an end have one
         service.logs.close()
         yield Attack(service)
+        tasks.cancel_scope.cancel()
 
 
 def is_complaint(record: logging.LogRecord) -> bool:

@@ -223,6 +223,18 @@ async def test_trailers_have_a_limit() -> None:
     assert scene.plane.requests == []
 
 
+@pytest.mark.anyio
+async def test_extensions_of_chunks_have_a_limit() -> None:
+    """Nor does anybody read what stands behind a chunk's size for ever."""
+    scene = Scene(Recorder())
+    scene.send(b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1;")
+    for _ in range(4 * HEAD_LIMIT // 1000):
+        scene.send(b"y" * 1000)
+
+    assert scene.wire.is_closed
+    assert scene.plane.requests == []
+
+
 # What is refused.
 
 
@@ -251,6 +263,9 @@ LONG = b"y" * (HEAD_LIMIT + 1)
         (request(b"POST / HTTP/1.0", b"transfer-encoding: chunked") + b"0\r\n\r\n", 400),
         (request(b"POST / HTTP/1.1", b"host: x", b"transfer-encoding: chunked", b"content-length: 5") + b"0\r\n", 400),
         (request(b"POST / HTTP/1.1", b"host: x", b"content-length: 2", b"content-length: 3") + b"abc", 400),
+        (request(b"POST / HTTP/1.1", b"host: x", b"content-length: 3", b"content-length: 3") + b"abc", 400),
+        (request(b"POST / HTTP/1.1", b"host: x", b"content-length: 3, 3") + b"abc", 400),
+        (request(b"POST / HTTP/1.1", b"host: x", b"content-length: +3") + b"abc", 400),
         (request(b"POST / HTTP/1.1", b"host: x", b"content-length: -1"), 400),
         (request(b"POST / HTTP/1.1", b"host: x", b"content-length: " + b"9" * 30), 400),
         (request(b"POST / HTTP/1.1", b"host: x", b"transfer-encoding: chunked") + b"no size\r\n", 400),
@@ -262,6 +277,8 @@ LONG = b"y" * (HEAD_LIMIT + 1)
         (request(b"GET / HTTP/1.1", b"host: x", b"x: 1", b" folded"), 400),
         (request(b"GET / HTTP/1.1", b"host: x", b"x: \x00"), 400),
         (request(b"GET / HTTP/1.1").replace(b"\r", b"") + b"host: x\n\n", 400),
+        (request(b"GET / HTTP/1.1", b"host: x", b"x-a: 1\rx-b: 2"), 400),
+        (request(b"GET / HTTP/1.1", b"host: x", b"x-a: 1\nx-b: 2"), 400),
         (request(b"PRI * HTTP/2.0") + b"SM\r\n\r\n", 400),
         (request(b"POST / HTTP/1.1", b"host: x", b"connection: upgrade", b"upgrade: websocket"), 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),

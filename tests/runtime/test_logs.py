@@ -160,6 +160,22 @@ def test_sinks_get_every_line() -> None:
     assert seen == ["0", "1", "2"]
 
 
+def test_logs_of_models_that_are_gone() -> None:
+    """They are forgotten, unless somebody follows them; what stays is the same."""
+    logs = Logs(1000)
+    for name in ("stays", "gone", "followed"):
+        logs.writer(name, 1)("stderr", f"of {name}")
+    with logs.of("followed").reader(lambda: None) as reader:
+        logs.keep({"stays"})
+        logs.of("followed").append("more")
+
+        assert reader.take() == "of followed\nmore\n"
+    assert texts(logs.of("stays")) == ["of stays"]
+    assert texts(logs.of("gone")) == []
+    logs.keep({"stays"})
+    assert texts(logs.of("followed")) == []
+
+
 def test_a_writer_feeds_the_models_ring_and_the_common_one() -> None:
     """A child's line is found under its model and under all children."""
     logs = Logs(1000)

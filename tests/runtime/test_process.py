@@ -11,6 +11,7 @@ import pytest
 
 from supervisor.llama.command import Command
 from supervisor.llama.endpoint import TcpEndpoint
+from supervisor.runtime import process as module
 from supervisor.runtime.process import Process
 from tests.conftest import alive, eventually
 
@@ -86,6 +87,22 @@ async def test_what_the_child_started_ends_with_it() -> None:
 
     grandchild = int(output.of["stdout"])
     eventually(lambda: not alive(grandchild))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
+@pytest.mark.parametrize("setpriv", ["whole", "poor", "none"])
+async def test_the_kernel_ends_a_child_with_us(setpriv: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether there is a `setpriv` for that, one that knows nothing of it, as BusyBox's, or none."""
+    poor = tmp_path / "setpriv"
+    poor.write_text('#!/bin/sh\necho "setpriv: unrecognized option: pdeathsig" >&2\nexit 1\n')
+    poor.chmod(0o755)
+    if setpriv != "whole":
+        monkeypatch.setattr(module, "_SETPRIV", str(poor) if setpriv == "poor" else None)
+    output = Output()
+    get_pdeathsig = "import ctypes; n = ctypes.c_int(); ctypes.CDLL(None).prctl(2, ctypes.byref(n)); print(n.value)"
+
+    assert await Process(python(get_pdeathsig), output).wait() == 0
+    assert output.of["stdout"] == b"9\n"
 
 
 async def test_a_child_has_its_own_session() -> None:
