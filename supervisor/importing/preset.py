@@ -143,10 +143,10 @@ class _Import:
         """The comments at the top, the sections in their order, and the comments at the end."""
         parts: dict[str, Part] = {UNNAMED: Part(UNNAMED)}
         part, waiting = parts[UNNAMED], list[str]()
-        heading: list[str] | None = None
+        heading, has_begun = list[str](), False
         for number, line in enumerate(self._preset.text.splitlines(), 1):
             if not line.strip():
-                heading, waiting = (waiting, []) if heading is None else (heading, waiting)
+                heading, waiting = (heading, waiting) if has_begun else ([*heading, *waiting], [])
             elif line.strip()[0] in ";#":
                 waiting.append(line.strip()[1:].strip())
             elif header := _HEADER.fullmatch(line):
@@ -156,22 +156,22 @@ class _Import:
                     waiting = [*_as_comments(parts[name]), *waiting]
                 part = Part(name, above=waiting, beside=beside and beside.strip())
                 parts.pop(name, None)
-                parts[name], waiting, heading = part, [], heading or []
+                parts[name], waiting, has_begun = part, [], True
             elif pair := _PAIR.fullmatch(line):
                 value = _VALUE.match(pair[2])
                 assert value is not None
                 beside = value[2]
                 part.lines.append(Line(number, pair[1], value[1].strip(), waiting, beside and beside.strip()))
                 self._note_cut(part.lines[-1], pair[2])
-                waiting, heading = [], heading or []
+                waiting, has_begun = [], True
             else:
                 self._problems.append(
                     Problem(f"line {number}", "`key = value`, a [section] or a comment", line.strip())
                 )
         if all(line.key == VERSION for line in parts[UNNAMED].lines):
             unnamed = parts.pop(UNNAMED)
-            heading = [*(heading or []), *(note for line in unnamed.lines for note in _notes_of(line))]
-        return heading or [], list(parts.values()), waiting
+            heading = [*heading, *(note for line in unnamed.lines for note in _notes_of(line))]
+        return heading, list(parts.values()), waiting
 
     def _note_cut(self, line: Line, written_value: str) -> None:
         if line.beside is not None and line.value and not written_value[len(line.value) :].startswith((" ", "\t")):
