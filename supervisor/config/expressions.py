@@ -134,6 +134,20 @@ def included(expression: Expression) -> Iterator[str]:
             assert_never(expression)
 
 
+def singles(expression: Expression) -> Iterator[str]:
+    """The models that one names."""
+    match expression:
+        case Single(model):
+            yield model
+        case Included():
+            return
+        case Together(parts) | Either(parts):
+            for part in parts:
+                yield from singles(part)
+        case _:
+            assert_never(expression)
+
+
 def covered(sets: Mapping[str, Expression], wanted: frozenset[str]) -> dict[str, Combinations]:
     """Which of the wanted models each set may hold at once; `sets` has each one after those that it includes."""
     known: dict[str, Combinations] = {}

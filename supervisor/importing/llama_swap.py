@@ -201,7 +201,7 @@ class _Import:
             models, llama=list(self._keys), shared=shared, binary=len(binaries) == 1 and binaries != {"None"}
         )
         for macro, text in macros.items():
-            if hoisted.get("binary") in words_of(text):
+            if not binaries.isdisjoint(words_of(text)):
                 self._homes.from_macros.setdefault(macro, []).append("binary")
         return hoisted
 

@@ -37,6 +37,7 @@ class Homes:
 def place_comments(page: Page, comments: Iterable[Comment], homes: Homes, *, source: str) -> None:
     """Put every comment where it belongs."""
     homeless: dict[str, list[str]] = {}
+    heading = 0
     for comment in comments:
         section, entry = _home(page, comment, homes)
         if entry is not None:
@@ -48,7 +49,8 @@ def place_comments(page: Page, comments: Iterable[Comment], homes: Homes, *, sou
         elif section is not None:
             (section.beside if comment.is_beside else section.above).append(comment.text)
         elif not comment.path and not comment.is_below:
-            page.above.append(comment.text)
+            page.above += ["", comment.text] if heading and comment.line > heading + 1 else [comment.text]
+            heading = comment.line
         else:
             homeless.setdefault(".".join(comment.path), []).append(comment.text)
     for path, texts in homeless.items():
@@ -72,8 +74,9 @@ def _home(page: Page, comment: Comment, homes: Homes) -> tuple[Section | None, E
             return section, section.entries.get(rest[0]) if section is not None and rest else None
         case ("groups", *_) | ("routing", "router", "settings", "groups"):
             return next((section for section in page.sections if section.path[0] == "groups"), None), None
-        case ("matrix", *_) | ("routing", "router", "settings", "matrix", *_):
-            return page.section(("matrix",)), None
+        case ("matrix", *rest) | ("routing", "router", "settings", "matrix", *rest):
+            section = page.section(("matrix",))
+            return section, section.entries.get(rest[0]) if section is not None and rest else None
         case ("hooks", *_) if (server := page.section(("server",))) is not None:
             return server, server.entries.get("preload")
         case ("routing", "scheduler", "settings", "fifo", "priority", name):
@@ -135,11 +138,16 @@ def _at_top(page: Page, path: Path) -> tuple[Section | None, Entry | None]:
 
 
 def _named(section: Section, path: str) -> Entry | None:
-    """The key that says what one of llama-swap's says, by the tables of its reader; a part stands for its whole."""
+    """The key that says what one of llama-swap's says, by the tables of its reader.
+
+    A part stands for its whole, and the first key of a table for the table.
+    """
     for prefix, keys in TABLES.items():
-        inside = path.removeprefix(prefix)
-        known = keys.get(inside.split(".")[0]) if path.startswith(prefix) else None
-        for name in known.toml.split(",") if known is not None else ():
+        if path.startswith(prefix):
+            known = [key for name, key in keys.items() if name == path.removeprefix(prefix).split(".")[0]]
+        else:
+            known = list(keys.values()) if prefix.startswith(f"{path}.") else []
+        for name in (name for key in known for name in key.toml.split(",")):
             key = name.rpartition("]")[2].strip().split(".")[0]
             if key in section.entries:
                 return section.entries[key]

@@ -7,8 +7,7 @@ replaces the first.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from supervisor.config.options import SAMPLING
@@ -16,6 +15,7 @@ from supervisor.config.problems import ConfigInvalid, Problem
 from supervisor.importing.arguments import key_of
 from supervisor.importing.draft import Draft, Note
 from supervisor.importing.page import Entry, Page, Section
+from supervisor.importing.preset_text import VERSION, Part, read
 from supervisor.importing.references import written
 from supervisor.llama.arguments import Argument
 from supervisor.llama.command import PATHS
@@ -25,13 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from supervisor.config.values import Option
+    from supervisor.importing.preset_text import Line
     from supervisor.llama.help_text import Catalogue, Flag
 
 EVERY = "*"
-VERSION = "version"
-"""A key of the format, not of models."""
-UNNAMED = "default"
-"""What stands before the first section is a model of this name."""
 OF_ROUTERS = {
     "stop-timeout": "a llama-server of ours leaves at once when it is told to",
     "dedup-cache-models": "there is no list of downloaded models",
@@ -51,30 +48,6 @@ MODEL_KEYS = frozenset({"model", "hf-repo", "docker-repo", "model-url"})
 
 _TRUE = frozenset({"on", "enabled", "true", "1"})
 _FALSE = frozenset({"off", "disabled", "false", "0"})
-_HEADER = re.compile(r"\s*\[([^\]]*)\]\s*(?:[;#](.*))?")
-_PAIR = re.compile(r"\s*([^=\s]+)\s*=\s*(.*)")
-_VALUE = re.compile(r"([^;#]*)(?:[;#](.*))?")
-
-
-@dataclass(slots=True)
-class Line:
-    """One key of a section."""
-
-    number: int
-    key: str
-    value: str
-    above: list[str]
-    beside: str | None
-
-
-@dataclass(slots=True)
-class Part:
-    """One section."""
-
-    name: str
-    lines: list[Line] = field(default_factory=list)
-    above: list[str] = field(default_factory=list)
-    beside: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,24 +78,26 @@ class _Import:
         """What is noted where a model is to be loaded at the start."""
 
     def draft(self) -> Draft:
-        heading, parts, below = self._parts()
-        page = Page(above=heading, below=below)
+        text = read(self._preset.text)
+        self._notes += text.notes
+        self._problems += text.problems
+        page = Page(above=text.heading, below=text.below)
         most = Entry(ROUTERS_MOST, beside=["as a router's --models-max, unless it was told another"])
         page.sections.append(server := Section(("server",), {"max_loaded": most}))
         words: dict[str, tuple[str, ...]] = {}
         at_start: list[str] = []
-        every = next((part for part in parts if part.name == EVERY), Part(EVERY))
+        every = next((part for part in text.parts if part.name == EVERY), Part(EVERY))
         shared = dict(self._options(every))
         if every.lines or every.above:
             page.sections.append(self._section(("defaults",), every))
-        for part in parts:
+        for part in text.parts:
             if part.name == EVERY:
                 continue
             name, own = canonical(part.name), dict(self._options(part))
             both = {**shared, **own}
             if MODEL_KEYS.isdisjoint(key_of(each) for each in both.values()):
                 self._notes.append(Note(f"[{part.name}]", "names no model, and is left out"))
-                page.below += [f"[{part.name}], which names no model:", *_as_comments(part)]
+                page.below += [f"[{part.name}], which names no model:", *part.as_comments()]
                 continue
             page.sections.append(self._section(("models", name), part))
             words[name] = tuple(word for each in both.values() for word in router_words(each))
@@ -136,47 +111,6 @@ class _Import:
         if self._problems:
             raise ConfigInvalid(list(dict.fromkeys(self._problems)))
         return Draft(page, self._notes, words)
-
-    # Text.
-
-    def _parts(self) -> tuple[list[str], list[Part], list[str]]:
-        """The comments at the top, the sections in their order, and the comments at the end."""
-        parts: dict[str, Part] = {UNNAMED: Part(UNNAMED)}
-        part, waiting = parts[UNNAMED], list[str]()
-        heading: list[str] | None = None
-        for number, line in enumerate(self._preset.text.splitlines(), 1):
-            if not line.strip():
-                heading, waiting = (waiting, []) if heading is None else (heading, waiting)
-            elif line.strip()[0] in ";#":
-                waiting.append(line.strip()[1:].strip())
-            elif header := _HEADER.fullmatch(line):
-                name, beside = header[1].strip(), header[2]
-                if name in parts and parts[name].lines:
-                    self._notes.append(Note(f"[{name}]", f"is there again in line {number}, which replaces the first"))
-                    waiting = [*_as_comments(parts[name]), *waiting]
-                part = Part(name, above=waiting, beside=beside and beside.strip())
-                parts.pop(name, None)
-                parts[name], waiting, heading = part, [], heading or []
-            elif pair := _PAIR.fullmatch(line):
-                value = _VALUE.match(pair[2])
-                assert value is not None
-                beside = value[2]
-                part.lines.append(Line(number, pair[1], value[1].strip(), waiting, beside and beside.strip()))
-                self._note_cut(part.lines[-1], pair[2])
-                waiting, heading = [], heading or []
-            else:
-                self._problems.append(
-                    Problem(f"line {number}", "`key = value`, a [section] or a comment", line.strip())
-                )
-        if all(line.key == VERSION for line in parts[UNNAMED].lines):
-            unnamed = parts.pop(UNNAMED)
-            heading = [*(heading or []), *(note for line in unnamed.lines for note in _notes_of(line))]
-        return heading or [], list(parts.values()), waiting
-
-    def _note_cut(self, line: Line, written_value: str) -> None:
-        if line.beside is not None and line.value and not written_value[len(line.value) :].startswith((" ", "\t")):
-            message = f"the router takes what follows `{line.value}` for a comment, and so does this"
-            self._notes.append(Note(f"line {line.number}", message))
 
     # Options.
 
@@ -218,9 +152,9 @@ class _Import:
     def _put(self, section: Section, part: Part, line: Line) -> None:
         argument = self._argument(line)
         if line.key == VERSION:
-            section.below += _notes_of(line)
+            section.below += line.notes
         elif line.key == AT_START and line.value in _TRUE:
-            self._of_starts += _notes_of(line)
+            self._of_starts += line.notes
         elif argument is None or argument.key in TAKEN_AWAY or (argument.key == "alias" and part.name == EVERY):
             self._leave(section, line, "" if argument is None else argument.key)
         else:
@@ -291,16 +225,3 @@ def _find(catalogue: Catalogue, key: str) -> tuple[Flag | None, str]:
         return by_variable[key], by_variable[key].spellings[0]
     flag, typed = (catalogue.find(key), catalogue.spelling(key)) if "_" not in key else (None, None)
     return flag, typed or ""
-
-
-def _notes_of(line: Line) -> list[str]:
-    return [*line.above, *([line.beside] if line.beside is not None else [])]
-
-
-def _as_comments(part: Part) -> list[str]:
-    """A section that has no place, with its own comments."""
-    lines = [*part.above]
-    for line in part.lines:
-        shown = "…" if "key" in line.key else line.value
-        lines += [*line.above, f"{line.key} = {shown}" + (f" ; {line.beside}" if line.beside is not None else "")]
-    return lines

@@ -9,13 +9,14 @@ import re
 import shlex
 from dataclasses import fields
 from enum import Enum
+from itertools import count
 from typing import TYPE_CHECKING, assert_never
 
-from supervisor.config.expressions import Either, Included, Single, Together
+from supervisor.config.expressions import Either, Included, Single, Together, singles
 from supervisor.config.kinds import LARGEST
 from supervisor.config.routing import DEFAULT_GROUP, Group
-from supervisor.config.schema import CAPABILITIES, GROUP, MODEL, PROFILE, SELECTOR, SERVER, TIMEOUTS
-from supervisor.config.values import Capabilities, Filters, Model, Server, Timeouts
+from supervisor.config.schema import CAPABILITIES, GROUP, MODEL, PERFORMANCE, PROFILE, SELECTOR, SERVER, TIMEOUTS
+from supervisor.config.values import Capabilities, Filters, Model, Performance, Server, Timeouts
 from supervisor.importing.page import Raw
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Table = dict[str, object]
 
+_WORD = re.compile(r"(?!\+)[^\s&|()]+")
+"""What an expression may call a model."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 """What TOML's text of several lines cannot have."""
 
@@ -108,22 +111,30 @@ def group_tables(routing: Groups) -> dict[str, Table]:
 
 
 def matrix_table(routing: Matrix) -> Table:
-    """`[matrix]`, without short names."""
-    sets = {name: expression_text(each) for name, each in routing.sets.items()}
-    return {"sets": sets, **({"evict_costs": dict(routing.evict_costs)} if routing.evict_costs else {})}
+    """`[matrix]`, with short names only for models whose own are none in an expression."""
+    models = dict.fromkeys(model for each in routing.sets.values() for model in singles(each))
+    odd = [model for model in models if not _WORD.fullmatch(model)]
+    free = (name for name in (f"m{number}" for number in count(1)) if name not in models)
+    short = dict(zip(odd, free, strict=False))
+    sets = {name: expression_text(each, short) for name, each in routing.sets.items()}
+    return {
+        **({"vars": {name: model for model, name in short.items()}} if short else {}),
+        "sets": sets,
+        **({"evict_costs": dict(routing.evict_costs)} if routing.evict_costs else {}),
+    }
 
 
-def expression_text(expression: Expression, *, inside: bool = False) -> str:
+def expression_text(expression: Expression, short: Mapping[str, str], *, inside: bool = False) -> str:
     """An expression over models as one would write it."""
     match expression:
         case Single(model):
-            return model
+            return short.get(model, model)
         case Included(name):
             return f"+{name}"
         case Together(parts):
-            return " & ".join(expression_text(part, inside=True) for part in parts)
+            return " & ".join(expression_text(part, short, inside=True) for part in parts)
         case Either(parts):
-            text = " | ".join(expression_text(part) for part in parts)
+            text = " | ".join(expression_text(part, short) for part in parts)
             return f"({text})" if inside else text
         case _:
             assert_never(expression)
@@ -169,6 +180,8 @@ def _written(name: str, value: object) -> object:
             return _plain(value, Timeouts(), TIMEOUTS)
         case Capabilities():
             return _plain(value, Capabilities(), CAPABILITIES)
+        case Performance():
+            return _plain(value, Performance(), PERFORMANCE)
         case float() | None if name in _DURATIONS:
             return lifetime(value)
         case int() if name in _SIZES:
@@ -190,7 +203,7 @@ _SIZES = frozenset({"capture_buffer"})
 _DURATIONS = frozenset(
     (
         *("ttl", "load_timeout", "load_limit", "stall_timeout", "unload_timeout"),
-        *("max_wait", "drain_timeout", "stop_timeout", "comment_after", *TIMEOUTS),
+        *("every", "max_wait", "drain_timeout", "stop_timeout", "comment_after", *TIMEOUTS),
     )
 )
 

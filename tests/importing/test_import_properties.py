@@ -99,6 +99,14 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+ELSEWHERE: dict[str, Any] = {
+    "peers": {"far": {"proxy": "http://far:8${COUNT}", "models": ["x", "y/z"], "apiKey": "${env.API_KEY}"}},
+    "selectors": {"pool": {"strategy": "spillover", "targets": ["x", "y/z"], "settings": {"spillover": 2}}},
+    "profiles": {"p": {"description": "${env.ODD}", "pins": {"gpt": "pool", "none": None}}},
+}
+"""What is not of this machine."""
+
+
 @st.composite
 def models(draw: st.DrawFn) -> dict[str, Any]:
     is_llama = draw(st.booleans())
@@ -123,7 +131,14 @@ def files(draw: st.DrawFn) -> dict[str, Any]:
             "logLevel": st.sampled_from(["debug", "warn"]),
             "apiKeys": st.just(["${env.API_KEY}", "sk-other"]),
             "includeAliasesInList": st.booleans(),
-            "sendLoadingState": st.booleans(),
+            "captureBuffer": st.integers(0, 9),
+            "metricsMaxInMemory": st.integers(0, 5000),
+            "performance": st.fixed_dictionaries(
+                {}, optional={"disabled": st.booleans(), "every": st.sampled_from(["5s", "1m30s", "7500ms"])}
+            ),
+            "store": st.just({"path": "/var/lib/${shared}.db"}),
+            "upstream": st.just({"ignorePaths": ["\\\\.(css|js)$", "^/a'b"]}),
+            "ui": st.just({"activity": {"session_id": ["X-Mine"]}}),
         },
     )
     macros = {
@@ -133,7 +148,15 @@ def files(draw: st.DrawFn) -> dict[str, Any]:
             "whole": "${shared}\n# one\n${inner}\n-ub 32",
         },
     }
-    return {**draw(top), "macros": macros, "models": {name: draw(models()) for name in names}}
+    short = {f"v{place}": name for place, name in enumerate(names)}
+    together: list[dict[str, Any]] = [
+        {},
+        {"groups": {"one": {"members": names[:1], "swap": False, "persistent": True}}},
+        {"matrix": {"vars": short, "sets": {"all": " & ".join(short), "some": f"({' | '.join(short)})"}}},
+        {"matrix": {"vars": short, "sets": {"all": " & ".join(short)}, "evict_costs": {"v0": 30}}},
+    ]
+    others = {**(ELSEWHERE if draw(st.booleans()) else {}), **draw(st.sampled_from(together))}
+    return {**draw(top), **others, "macros": macros, "models": {name: draw(models()) for name in names}}
 
 
 @pytest.fixture(scope="session")

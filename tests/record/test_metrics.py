@@ -148,7 +148,7 @@ def test_a_child_that_says_it_twice() -> None:
 
 def test_odd_names() -> None:
     """What may stand between quotes is told so that every Prometheus reads it; nobody speaks in our name that way."""
-    text = '{"a.b", "l.m"="x"} 1\n{"1st"} 2\n{"llama.supervise.build"} 3\n'
+    text = '{"a.b", "l.m"="x"} 1\n{"1st"} 2\n{"llamaswap.cpu"} 3\n'
 
     assert [line for line in page(m=text).splitlines() if line[0] != "#"] == [
         'a_b{l_m="x",model="m"} 1.0',

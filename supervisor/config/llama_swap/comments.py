@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
@@ -15,7 +16,7 @@ from supervisor.config.llama_swap.document import protected
 from supervisor.config.llama_swap.expansion import COMMANDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 Path = tuple[str, ...]
 """Keys from the root on; the elements of lists have the path of their list."""
@@ -56,9 +57,16 @@ def comments_of(text: str) -> tuple[Comment, ...]:
     """Every comment of a text that is YAML, in its order."""
     spans, nodes = _walked(text)
     found = [*_outside(text, spans, nodes), *(each for span in spans for each in _in_command(text, span))]
-    heading = next((at for at, line in enumerate(text.splitlines()) if not line.startswith("#")), 0)
+    heading = _heading(text.splitlines())
     about_all = (replace(each, path=(), is_below=False) if each.line <= heading else each for each in found)
     return tuple(sorted(about_all, key=lambda comment: comment.line))
+
+
+def _heading(lines: Sequence[str]) -> int:
+    """How many lines at the top are about the whole file: what stands right above the first key is about that."""
+    top = list(takewhile(lambda line: not line.strip() or line.startswith("#"), lines))
+    blank = next((at for at in range(len(top), 0, -1) if not top[at - 1].strip()), None)
+    return blank if blank is not None else len(top)
 
 
 def _walked(text: str) -> tuple[list[_Span], list[_Node]]:
