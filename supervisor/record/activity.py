@@ -47,8 +47,8 @@ MOST_RESTING = 5000
 """nor when so many wait."""
 MOST_AT_ONCE = 500
 """Requests of one transaction."""
-MOST_WHOLE = 1000
-"""Requests that may wait with all that was kept of them; of others what is large is let go."""
+MOST_WHOLE = 32 * 1024**2
+"""Bytes that requests may hold that wait for the thread; of later ones what is large is let go."""
 MOST_WAITING = 50_000
 """Requests that may wait for the thread, if a disk holds it up; later ones are lost."""
 BETWEEN_PAUSES = 32
@@ -91,6 +91,8 @@ class Activity:
         self._is_due = False
         """Whether the thread is going to look at the queue."""
         self._is_ending = False
+        self._held = self._let_go = 0
+        """Bytes of the requests that have been put into the queue, and that the thread has done with."""
         self._overflowed = 0
         self._lost_told = 0
         self._work = threading.Event()
@@ -131,8 +133,9 @@ class Activity:
         if waiting >= MOST_WAITING:
             self._overflowed += 1
             return
-        if waiting >= MOST_WHOLE:
+        if self._held - self._let_go >= MOST_WHOLE:
             ended.shed()
+        self._held += ended.size
         self._queue.append(ended)
         if not self._is_due:
             self._is_due = True
@@ -206,6 +209,7 @@ class Activity:
             except Exception:
                 logger.exception("bug: the record of %d requests broke", len(some))
                 self._metrics.lost(len(some))
+            self._let_go += sum(ended.size for ended in some)
         self._tell_lost()
 
     def _write(self, requests: Sequence[Ended]) -> None:

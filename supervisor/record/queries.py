@@ -35,7 +35,7 @@ MOST_ROWS = 999
 USUAL_ROWS = 25
 _MOST_PAGES = 10**12
 _A_TIME = "a time as RFC 3339 has it, such as 2026-08-22T09:29:57Z"
-_A_NUMBER = "a whole number from 0 on"
+_A_NUMBER = "a whole number from 1 on"
 _BINS = (5, 20)
 
 
@@ -90,20 +90,28 @@ def query_of(given: Sequence[tuple[str, str]]) -> Query:
             f"`sort`: expected {', '.join(SORTED_BY)}, got `{sort[:50]}`",
             hint=f"did you mean `{meant}`?" if meant else "",
         )
-    end = _of(last, "end", _time, _A_TIME)
+    start, end = (_of(last, name, _time, _A_TIME) for name in ("start", "end"))
+    least, most = (_of(last, name, lambda text: _whole(text, 1), _A_NUMBER) for name in ("min_id", "max_id"))
+    _check_order("min_id", least, "max_id", most)
+    _check_order("start", start, "end", end)
     return Query(
         models=models_of(given),
-        start=_of(last, "start", _time, _A_TIME),
+        start=start,
         # Times are shown in whole seconds: all that is shown as this second is in it.
         end=end + 0.999_999 if end is not None and end.is_integer() else end,
-        min_id=_of(last, "min_id", _whole, _A_NUMBER),
-        max_id=_of(last, "max_id", _whole, _A_NUMBER),
+        min_id=least,
+        max_id=most,
         limit=_of(last, "limit", lambda text: _whole(text, 1, MOST_ROWS), f"a whole number from 1 to {MOST_ROWS}")
         or USUAL_ROWS,
-        page=_of(last, "page", lambda text: _whole(text, 1, _MOST_PAGES), "a whole number from 1 on") or 1,
+        page=_of(last, "page", lambda text: _whole(text, 1, _MOST_PAGES), _A_NUMBER) or 1,
         sort=sort,
         is_descending=order == "desc",
     )
+
+
+def _check_order(low_name: str, low: float | None, high_name: str, high: float | None) -> None:
+    if low is not None and high is not None and low > high:
+        raise InvalidRequest(f"`{low_name}` lies behind `{high_name}`, so nothing is between them")
 
 
 def models_of(given: Sequence[tuple[str, str]]) -> tuple[str, ...]:
@@ -182,7 +190,7 @@ def _time(text: str) -> float:
     return time_of(text.replace(" ", "+"))  # a plus sign in a URL means a space
 
 
-def _whole(text: str, least: int = 0, most: int = 2**53) -> int:
+def _whole(text: str, least: int, most: int = 2**53) -> int:
     value = int(text) if text.isascii() and text.isdecimal() else -1
     if not least <= value <= most:
         raise ValueError(text)

@@ -102,12 +102,18 @@ class Ended(msgspec.Struct, gc=False):  # it is made faster than a dataclass, an
     asked: Asked | None
     """Where it is captured."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of what is large of it."""
+        body = self.asked.body if self.asked is not None else None
+        return sum(map(len, self.pieces)) + len(body or b"")
+
     def shed(self) -> None:
-        """Let go of what is large: too many wait to be understood."""
+        """Let go of what is large: too much waits to be understood."""
         self.asked = None
-        if len(self.pieces) > 2:
+        if self.pieces:
             self.is_whole = False
-            del self.pieces[1:-1]
+            self.pieces = [self.pieces[0][:FIRST_BYTES], self.pieces[-1][-FIRST_BYTES:]]
 
 
 class Recording:
