@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from supervisor import __version__
-from supervisor.api.encoded import Json
+from supervisor.api.json_answer import Json
 from supervisor.errors import InvalidRequest, RouteNotFound
 from supervisor.record import metrics
 from supervisor.record.metrics import Gauges
@@ -79,10 +79,10 @@ class RecordRoutes:
 
     async def capture(self, request: Request) -> Response:
         """A whole request with its answer, if it was kept."""
-        try:
-            number = int(request.path_params["id"])
-        except ValueError as exc:
-            raise InvalidRequest("invalid capture ID", hint="it is the `id` of a row of activity") from exc
+        name = request.path_params["id"]
+        if not (name.isascii() and name.isdecimal()):
+            raise InvalidRequest(f"`id`: expected the number of a row, got `{name[:50]}`")
+        number = int(name[:20])
         capture = self._service.records.activity.captures.get(number)
         if capture is None:
             raise RouteNotFound("capture not found", hint="only the newest are kept, up to `capture_buffer`")
@@ -97,7 +97,8 @@ class RecordRoutes:
             expected = "a time as RFC 3339 has it, such as 2026-08-22T09:29:57Z"
             raise InvalidRequest(f"`after`: expected {expected}, got `{after[:50]}`") from exc
         samples = self._service.records.samples
-        return Json(samples.as_json(since), 200 if samples.is_enabled else 503)
+        # Some clients look at the status, some at `enabled`.
+        return Json(samples.as_json(since), status_code=200 if samples.is_enabled else 503)
 
     async def hardware(self, request: Request) -> Response:
         """What this machine is; looked at once."""
@@ -117,9 +118,14 @@ class RecordRoutes:
     def _gauges(self) -> Gauges:
         service, gauges = self._service, Gauges()
         gauges.add(metrics.BUILD, 1, __version__)
-        gauges.add_all(metrics.IN_FLIGHT, (((name,), count) for name, count in service.in_flight.by_model().items()))
-        gauges.add_all(metrics.WAITING, (((name,), count) for name, count in service.pool.fleet.queue.wanted.items()))
-        for name, run in sorted(service.pool.fleet.by_model().items()):
+        runs = service.pool.fleet.by_model()
+        nobody = dict.fromkeys(runs, 0)  # a series that comes and goes cannot be drawn
+        for told, counts in (
+            (metrics.IN_FLIGHT, service.in_flight.by_model()),
+            (metrics.WAITING, service.pool.fleet.queue.wanted),
+        ):
+            gauges.add_all(told, (((name,), count) for name, count in (nobody | dict(counts)).items()))
+        for name, run in sorted(runs.items()):
             gauges.add(metrics.STATE, 1, name, run.phase.value)
             live = service.pool.live_run(run.id)
             if live is not None and live.pid is not None:

@@ -12,9 +12,9 @@ from starlette.routing import Route
 from supervisor import __version__
 from supervisor.api import listing
 from supervisor.api.asker import about_model, asker_of, reached, visible
-from supervisor.api.encoded import Json
 from supervisor.api.events import Events
 from supervisor.api.fleet_status import fleet_status
+from supervisor.api.json_answer import Json
 from supervisor.api.logs import LogRoutes
 from supervisor.api.records import RecordRoutes
 from supervisor.api.reload import ReloadRoutes

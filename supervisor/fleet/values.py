@@ -31,7 +31,7 @@ PLACES = "models"
 
 
 class Phase(Enum):
-    """Where a run is in its life, in the words that are told. A model without a run is cold."""
+    """Where a run is in its life, in llama-swap's words. A model without a run is cold."""
 
     STARTING = "starting"
     READY = "ready"

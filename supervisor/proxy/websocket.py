@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from supervisor.proxy.backend import Backend
     from supervisor.proxy.heads import Headers
     from supervisor.proxy.peers import Peers
-    from supervisor.record.audit import Watcher
+    from supervisor.record.inflight import Watcher
     from supervisor.runtime.pool import Pool
 
 logger = logging.getLogger("supervisor.proxy")

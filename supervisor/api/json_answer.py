@@ -1,4 +1,4 @@
-"""Answers in JSON."""
+"""An answer in JSON, as the endpoints of ours give it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 
 class Json(Response):
-    """One encoded by msgspec: ten thousand models take 9 ms."""
+    """A JSON answer, encoded by msgspec: ten thousand models take 9 ms."""
 
     media_type = "application/json"
 
