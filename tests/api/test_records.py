@@ -235,6 +235,7 @@ def test_captures(http: httpx.Client) -> None:
     number = newest(http)["id"]
     capture = http.get(f"/api/captures/{number}").json()
     missing = http.get("/api/captures/4711")
+    assert http.get("/api/captures/x").status_code == 400
 
     assert (capture["id"], capture["req_path"]) == (number, CHAT)
     assert capture["req_headers"]["Authorization"] == "[REDACTED]"
@@ -323,7 +324,9 @@ def test_nothing_is_kept(start: Callable[..., RunningService]) -> None:
             "total": 0,
             "total_pages": 0,
         }
-        assert http.get("/api/performance").json() == {"enabled": False, "gpu_stats": None, "sys_stats": []}
+        disabled = http.get("/api/performance")
+        assert disabled.status_code == 503  # as llama-swap says it
+        assert disabled.json() == {"enabled": False, "gpu_stats": None, "sys_stats": []}
         assert http.get("/metrics", headers={"x-forwarded-for": "192.0.2.1"}).status_code == 403
 
 
