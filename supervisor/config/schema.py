@@ -319,7 +319,9 @@ DEFAULTS = {
 }
 
 PEER = {
-    "proxy": Key(URL, "Its base URL."),
+    "proxy": Key(
+        URL, "Its base URL. Where `HTTP_PROXY` or `HTTPS_PROXY` is set, it is asked through that, but for `NO_PROXY`."
+    ),
     "models": Key(
         not_empty(list_of(FILLED)),
         "Its models; requests name them PEER/MODEL, or MODEL where nothing else is so named.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from supervisor.config.values import Config, Peer
     from supervisor.proxy.forward_proxy import ForwardProxy
+
+logger = logging.getLogger("supervisor.proxy")
 
 
 class Peers:
@@ -47,7 +50,7 @@ class Peers:
         """Who answers requests for models of a peer."""
         backend = self._backends.get(peer)
         if backend is None:
-            backend = self._backends[peer] = PeerBackend(peer, self._upstream(self._peers[peer]))
+            backend = self._backends[peer] = PeerBackend(peer, self._upstream(peer))
         return backend
 
     def reachable(self, peer: str) -> bool | None:
@@ -60,9 +63,12 @@ class Peers:
         for upstream in (*self._former, *(backend.upstream for backend in self._backends.values())):
             upstream.close()
 
-    def _upstream(self, peer: Peer) -> Upstream:
+    def _upstream(self, name: str) -> Upstream:
+        peer = self._peers[name]
         endpoint = endpoint_of(peer.proxy)
         through = forward_proxy(endpoint, self._environ)
+        if through is not None:
+            logger.info("the peer %s is asked through the proxy %s, for NO_PROXY does not name it", name, through)
         forwarding = _forwarding(peer, self._keys, through)
         return Upstream(endpoint, timeouts=peer.timeouts, forwarding=forwarding, through=through)
 

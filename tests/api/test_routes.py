@@ -74,6 +74,12 @@ def test_an_entry_says_what_the_file_says(http: httpx.Client) -> None:
     assert one["meta"]["size"] > 300_000  # type: ignore[index]
 
 
+def test_a_name_is_the_owners(http: httpx.Client) -> None:
+    """Two models of one file would have the same, and clients that show it could not tell them apart."""
+    assert "name" not in entries(http)["org/two"]
+    assert "name" not in entries(http)["seeing"]
+
+
 def test_modalities_come_from_the_projector(http: httpx.Client) -> None:
     """A model with a projector takes images."""
     assert entries(http)["seeing"]["architecture"]["input_modalities"] == ["text", "image"]  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""YAML as llama-swap reads it: types, anchors, merges, variables, and what must not get through."""
+"""YAML as llama-swap reads it (spec: llama-swap.md, 3.1, 3.4): types, anchors, merges, variables, and no traps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every key of a llama-swap file: its values, its default, its bounds, and what it becomes."""
+"""Every key of a llama-swap file (spec: llama-swap.md, 3.2, 3.3): values, default, bounds, and what it becomes."""
 
 from __future__ import annotations
 

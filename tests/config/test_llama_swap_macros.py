@@ -1,4 +1,4 @@
-"""Macros: order, types and scope; ports; what may not be left over."""
+"""Macros: order, types and scope; ports; what may not be left over (spec: llama-swap.md, 3.4)."""
 
 from __future__ import annotations
 

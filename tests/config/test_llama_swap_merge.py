@@ -1,4 +1,4 @@
-"""Several files as one: what adds up, what may be repeated, and what is a conflict."""
+"""Several files as one: what adds up, what may be repeated, and what is a conflict (spec: llama-swap.md, 3.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups, matrix and priorities of a llama-swap file."""
+"""Groups, matrix and priorities of a llama-swap file (spec: llama-swap.md, 2.7, 2.8, 3.2)."""
 
 from __future__ import annotations
 

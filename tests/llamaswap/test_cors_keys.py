@@ -189,6 +189,12 @@ def test_protected(swap: Swap, method: str, path: str) -> None:
         assert response.status_code == 401
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", "/nothing"), ("DELETE", "/running"), ("GET", "/ui/")])
+def test_strangers_learn_nothing(swap: Swap, method: str, path: str) -> None:
+    """1.1, 1.8, on purpose: what there is not, and how, is told to nobody without a key."""
+    assert swap.client.request(method, path).status_code == 401
+
+
 def test_anthropic(swap: Swap) -> None:
     """1.3, on purpose: Anthropic's clients are refused in their own words."""
     response = swap.ask("m", path="/v1/messages")

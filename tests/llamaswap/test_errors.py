@@ -73,6 +73,8 @@ def checked(response: httpx.Response) -> dict[str, object]:
         ("POST /api/inflight/4711/cancel", b"", 404, "invalid_request_error"),
         ("GET /comfyui/", b"", 404, "invalid_request_error"),
         ("GET /logs/stream/x", b"", 400, "invalid_request_error"),
+        ("GET /api/captures/x", b"", 400, "invalid_request_error"),
+        ("GET /api/captures/4711", b"", 404, "invalid_request_error"),
         ("GET /upstream/never/x.js", b"", 409, "invalid_request_error"),
         ("POST /v1/chat/completions", b'{"model":"far"}', 502, "server_error"),
     ],

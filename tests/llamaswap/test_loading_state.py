@@ -18,7 +18,7 @@ models:
   slow: {cmd: "<child> --speaks --health 503", concurrencyLimit: 1}
   quiet: {cmd: "<child> --speaks --health 503", sendLoadingState: false}
   ready: {cmd: "<child> --speaks"}
-  broken: {cmd: "sh -c 'sleep 0.6; echo no such luck >&2; exit 3' ${PORT}"}
+  broken: {cmd: "sh -c 'while [ ! -e <dir>/go ]; do sleep 0.02; done; echo no such luck >&2; exit 3' ${PORT}"}
 """
 CHAT = {"messages": [{"role": "user", "content": "x"}]}
 
@@ -75,7 +75,10 @@ def test_a_refusal_is_a_429(swap: Swap) -> None:
 def test_a_load_that_fails(swap: Swap) -> None:
     """1.10, on purpose no raw JSON: a load that fails is an event in the stream, the last one."""
     with streamed(swap, "broken") as response:
-        events = [line for line in response.iter_lines() if line]
+        lines = response.iter_lines()
+        first = next(lines)
+        (swap.directory / "go").touch()
+        events = [first, *(line for line in lines if line)]
 
         assert response.status_code == 200
     assert all(line.startswith(("data: ", ":")) for line in events)

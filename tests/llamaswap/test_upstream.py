@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +11,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.conftest import DEADLINE, eventually
 from tests.llamaswap.conftest import Swap, running_swap, seen
+from tests.proxy.conftest import raw_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -212,6 +215,39 @@ def test_websocket_to_nobody(start_swap: Callable[..., Swap]) -> None:
         swap.socket("/upstream/m/ws")
 
     assert raised.value.response.status_code == 502
+
+
+UPGRADE = b"\r\n".join(
+    [
+        b"GET /upstream/m/ws HTTP/1.1",
+        b"host: localhost",
+        b"upgrade: websocket",
+        b"connection: upgrade",
+        b"sec-websocket-version: 13",
+        b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==",
+        b"\r\n",
+    ]
+)
+
+
+def test_websocket_whose_client_leaves_before_it_opens(start_swap: Callable[..., Swap]) -> None:
+    """1.6: a server that has not answered is left, and its model is free."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(DEADLINE)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        swap = start_swap(f"models: {{m: {{cmd: sleep 100, proxy: '{url}', checkEndpoint: none}}}}")
+        with raw_request(swap, UPGRADE):
+            heard = b""
+            while b"upgrade" not in heard:  # others only look whether somebody is there
+                connection, _ = server.accept()
+                heard = connection.recv(65536).lower()
+            eventually(lambda: swap.model("m")["state"] == "busy")
+        connection.settimeout(DEADLINE)
+        with contextlib.suppress(ConnectionError):
+            assert connection.recv(65536) == b""
+        connection.close()
+
+        eventually(lambda: swap.model("m")["state"] == "ready")
 
 
 # ComfyUI.

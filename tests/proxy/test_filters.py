@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -131,3 +132,17 @@ def test_other_fields_are_untouched(fields: dict[str, object], forced: dict[str,
     result = applied(Filters(force=forced), fields)  # type: ignore[arg-type]
 
     assert result == fields | forced
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(objects, st.lists(st.sampled_from(["a", "b", "0", "2", "-1", ":0"]), min_size=1, max_size=4))
+def test_what_is_set_is_there(fields: dict[str, object], steps: list[str]) -> None:
+    """Wherever a path leads, through whatever the client has sent; or it is said that it leads nowhere."""
+    try:
+        found: Any = applied(Filters(force={".".join(steps): 9}), fields)
+    except InvalidRequest:
+        return
+    for step in steps:
+        found = found[int(step)] if isinstance(found, list) else found[step.removeprefix(":")]
+
+    assert found == 9

@@ -146,8 +146,9 @@ async def forward_proxy(port: int) -> AsyncIterator[tuple[str, list[bytes]]]:
         yield f"http://me:secret@127.0.0.1:{server.sockets[0].getsockname()[1]}", seen
 
 
-async def test_through_a_forward_proxy() -> None:
-    """A peer on HTTP is asked for with its whole URL, and what is for the proxy stands beside what is for the peer."""
+async def test_through_a_forward_proxy(caplog: pytest.LogCaptureFixture) -> None:
+    """A peer on HTTP is asked for with its whole URL; what is for the proxy stands beside what is for the peer."""
+    caplog.set_level("INFO", "supervisor.proxy")
     async with box() as (port, seen), forward_proxy(port) as (url, _):
         config = Config(Path("/"), Server(), peers={"far": Peer("http://far.example:81/llm", ("m",), api_key="theirs")})
         peers = Peers(config, {"http_proxy": url})
@@ -155,6 +156,9 @@ async def test_through_a_forward_proxy() -> None:
         peers.close()
 
     assert answers == [OK, OK]
+    (line,) = (record.message for record in caplog.records)
+    assert line.startswith("the peer far is asked through the proxy 127.0.0.1:")
+    assert "secret" not in line
     assert seen[0] == seen[1]
     first, host, *others = seen[0]
     assert (first, host) == (b"GET http://far.example:81/llm/v1/models HTTP/1.1", b"host: far.example:81")
