@@ -201,6 +201,9 @@ SERVER = {
     "max_connections": Key(integer(1), "Connections at a time; fewer where the limit of open files is low.", 4096),
     "log_buffer": Key(SIZE, "How much of each model's output is kept.", "256KiB"),
     "log_dir": Key(FILLED, "Write our log and each model's output to files in this directory as well."),
+    "decision_log": Key(
+        FILLED, "A file to write every decision to, without secrets, so that `scripts/replay` can tell and repeat them."
+    ),
     "log_file_size": Key(POSITIVE_SIZE, "The size at which a log file is put aside and a new one begun.", "10MiB"),
     "log_file_count": Key(integer(0), "How many log files that were put aside are kept, of each kind.", 5),
     "management": Key(

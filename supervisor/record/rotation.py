@@ -70,9 +70,12 @@ def size_of(path: Path) -> int:
 
 
 def add(path: Path, data: bytes) -> None:
-    """Add to a file that only we may read, whatever size it has; raises `OSError`."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = os.open(path, _FLAGS, 0o600)
+    """Add to a file that only we may read, however large it is; raises `OSError`."""
+    try:
+        file = os.open(path, _FLAGS, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.open(path, _FLAGS, 0o600)
     try:
         with memoryview(data) as view:
             at = 0
@@ -85,14 +88,15 @@ def add(path: Path, data: bytes) -> None:
 def put_aside(path: Path, count: int) -> None:
     """Number it, and those that were put aside before; the oldest goes."""
     for number in range(count, 1, -1):
-        older = _numbered(path, number - 1)
+        older = numbered(path, number - 1)
         if older.exists():
-            older.replace(_numbered(path, number))
+            older.replace(numbered(path, number))
     if count:
-        path.replace(_numbered(path, 1))
+        path.replace(numbered(path, 1))
     else:
         path.unlink()
 
 
-def _numbered(path: Path, number: int) -> Path:
+def numbered(path: Path, number: int) -> Path:
+    """What a file is called that was put aside so many files ago."""
     return path.with_name(f"{path.name}.{number}")

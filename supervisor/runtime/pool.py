@@ -39,6 +39,7 @@ from supervisor.fleet.values import (
     Requested,
     RunId,
     Spawn,
+    Step,
     Tell,
     Terminate,
     Tick,
@@ -85,6 +86,8 @@ class Pool:
         self.decisions = Decisions()
         self.on_decision: list[Callable[[Decided], None]] = []
         """Called with each decision; must not raise."""
+        self.on_step: list[Callable[[Step], None]] = []
+        """Called with all that the planner hears and says; must not raise."""
         self._launcher = launcher
         self._clock = clock
         self._runs: dict[RunId, LiveRun] = {}
@@ -221,6 +224,8 @@ class Pool:
         fleet = self.fleet.recounted({run.id: run.count() for run in self._runs.values()})
         self.fleet, actions = decide(fleet, event, now)
         logger.debug("%s -> %s -> %r", event, actions, self.fleet)
+        for note in self.on_step:
+            note(Step(now, fleet, event, actions))
         for action in actions:
             self._perform(action)
         self._reopen(now)

@@ -14,6 +14,7 @@ from supervisor.config.expressions import parsed
 from supervisor.config.routing import Matrix
 from supervisor.config.values import Config, Model, Server
 from supervisor.errors import Failure
+from supervisor.fleet.essence import Essence
 from supervisor.fleet.planner import decide, next_deadline
 from supervisor.fleet.values import (
     Action,
@@ -28,10 +29,12 @@ from supervisor.fleet.values import (
     Requested,
     Run,
     Spawn,
+    Step,
     Tell,
     Terminate,
     Ticket,
 )
+from tests.fleet.again import assert_same_again
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,14 +81,17 @@ class Scene:
     actions: tuple[Action, ...] = ()
 
     def __post_init__(self) -> None:
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, Run] = {run.model.id: run for run in self.fleet.runs}
         self._granted: dict[str, Run] = {}
+        self._essence = Essence()
 
     def when(self, event: Event, *, at: float | None = None) -> Self:
         """Something happens."""
         self.now = self.now if at is None else at
         numbered = self._numbered(event)  # first, for it may end a lease
-        self.fleet, actions = decide(self.fleet, numbered, self.now)
+        before = self.fleet
+        self.fleet, actions = decide(before, numbered, self.now)
+        assert_same_again(self._essence, Step(self.now, before, numbered, actions), self.fleet)
         self.told = [action.decision for action in actions if isinstance(action, Tell)]
         self.actions = tuple(action for action in actions if not isinstance(action, Tell))
         for action in self.actions:
@@ -109,6 +115,11 @@ class Scene:
             assert not self.run(model).leases
         return self
 
+    def counted(self, model: str, leases: int, *, used_at: float, gap: float | None = None) -> Self:
+        """This model is used, and the planner is not told; its requests end as `Released(model)`."""
+        self.fleet = self.fleet.recounted({self.run(model).id: Count(leases, used_at, gap)})
+        return self
+
     def run(self, model: str) -> Run:
         run = self.fleet.run_of(model)
         assert run is not None, f"`{model}` is not running"
@@ -130,10 +141,14 @@ class Scene:
 
     def _numbered(self, event: Event) -> Event:
         match event:
+            case Requested(Ticket()):
+                return event
             case Requested(name):
                 return Requested(Ticket(name, str(name).rstrip("0123456789"), self.now))
-            case Released(name):
+            case Released(name) if name in self._granted:
                 return Released(self._end_lease(str(name)))
+            case Released(name):
+                return Released(self._runs[str(name)].id)
             case BecameReady(name) | Exited(name):
                 return replace(event, run=self._runs[str(name)].id)
             case _:
