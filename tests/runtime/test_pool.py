@@ -41,6 +41,7 @@ class ScriptedLauncher:
         """The model whose files would be read ahead now."""
         self.files = 1
         self.ledger = SimpleNamespace(on_change=[])
+        self.hooks = SimpleNamespace(end=lambda: None)
 
     async def check(self, model: Model) -> Failure | None:
         return None
