@@ -233,10 +233,10 @@ def make_room(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
         return fleet, ()
     told: list[Action] = [reasons.kept(run) for run in unmarked.runs if run.id in marked - victims]
     if new := [run for run in by_rule if run.id not in marked]:
-        told.append(reasons.evicted_by_rule(ahead.coming, new, now))
+        told.append(reasons.evicted_by_rule(fleet.config.routing, ahead.coming, new, now))
     for each in evictions:
         if new := [run for run in each.victims if run.id not in marked]:
-            told.append(reasons.evicted(constrained, each, new, now))
+            told.append(reasons.evicted(each, new, now))
     fleet = _marked(unmarked, victims, Reason.EVICTED)
     fleet, granted = grant(fleet, now) if marked - victims else (fleet, ())
     return fleet, (*told, *granted)
@@ -323,7 +323,8 @@ def go_home(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     if due is None or now < due:
         return fleet, ()
     assert fleet.config.server.on_idle is not None
-    return replace(fleet, going_home=True), (Load(fleet.config.server.on_idle),)
+    home = fleet.config.server.on_idle
+    return replace(fleet, going_home=True), (reasons.sent_for(home, QUIET_SECONDS), Load(home))
 
 
 def home_at(fleet: Fleet) -> float | None:
