@@ -55,8 +55,8 @@ class Asked(NamedTuple):
     [
         pytest.param(20, 3.0, "", id="short"),
         pytest.param(20, 3.0, 'min_residency = "1h"', id="short-greedy"),
-        pytest.param(300, 10.0, "", marks=pytest.mark.slow, id="long"),
-        pytest.param(300, 10.0, 'min_residency = "1h"', marks=pytest.mark.slow, id="long-greedy"),
+        pytest.param(300, 3.0, "", marks=pytest.mark.slow, id="long"),
+        pytest.param(300, 3.0, 'min_residency = "1h"', marks=pytest.mark.slow, id="long-greedy"),
     ],
 )
 def test_nobody_waits_longer_than_promised(

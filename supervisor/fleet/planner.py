@@ -50,14 +50,13 @@ from supervisor.fleet.values import (
     Released,
     Requested,
     Run,
-    Spawn,
     Tick,
     UnloadAsked,
 )
 from supervisor.fleet.victims import evictable, resides_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from supervisor.config.values import Config
     from supervisor.errors import Failure
@@ -78,7 +77,7 @@ RULES: tuple[Callable[[Fleet, float], tuple[Fleet, tuple[Action, ...]]], ...] = 
 
 def decide(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     """The fleet after this event, and what has to be done about it, in order."""
-    waited = fleet.queue
+    first = fleet
     fleet, actions = record(fleet, event, now)
     fleet = in_turn(fleet, now)
     before = None
@@ -87,29 +86,34 @@ def decide(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
         for rule in RULES:
             fleet, more = rule(fleet, now)
             actions += more
-    newest = event.ticket if isinstance(event, Requested) else None
-    told = (*_refused((*waited, newest) if newest else waited, actions), *_waits(fleet, newest, actions, now))
-    return fleet, (*actions, *told)
+    return fleet, (*actions, *_refused(first, event, actions), *_waits(first, event, fleet, now))
 
 
-def _refused(tickets: Iterable[Ticket], actions: tuple[Action, ...]) -> Iterator[Tell]:
+def _refused(before: Fleet, event: Event, actions: tuple[Action, ...]) -> Iterator[Tell]:
     """Once for each model, not for each of its requests."""
     errors = {action.ticket: action.error for action in actions if isinstance(action, Refuse)}
     if not errors:
         return
     refused: dict[str, list[SupervisorError]] = {}
-    for ticket in tickets:
+    for ticket in (*before.queue, *([event.ticket] if isinstance(event, Requested) else [])):
         if ticket.id in errors:
             refused.setdefault(ticket.model, []).append(errors[ticket.id])
     yield from (reasons.refused(model, each[0], len(each)) for model, each in refused.items())
 
 
-def _waits(fleet: Fleet, newest: Ticket | None, actions: tuple[Action, ...], now: float) -> Iterator[Tell]:
-    """The first who waits for a model."""
-    if newest is None or fleet.queue.wanted.get(newest.model) != 1:
-        return
-    if not any(isinstance(action, Spawn) for action in actions):
-        yield from reasons.waited(fleet, newest.model, now)
+def _waits(before: Fleet, event: Event, after: Fleet, now: float) -> Iterator[Tell]:
+    """The first who waits for a model: when it comes, or once the machine was asked for its sake."""
+    match event:
+        case Requested(ticket) if after.queue.wanted.get(ticket.model) == 1:
+            models = {ticket.model} - {run.model.id for run in after.runs if run.id > before.spawned}
+        case Observed():
+            came = {model for model, since in after.queue.since.items() if since > before.books.read_at}
+            models = came - {run.model.id for run in after.runs if not run.is_leaving}
+        case _:
+            return
+    for model in after.queue.wanted if models else ():
+        if model in models:
+            yield from reasons.waited(after, model, now)
 
 
 def next_deadline(fleet: Fleet, now: float) -> float | None:

@@ -98,6 +98,11 @@ def unloaded(run: Run, grace: float) -> Tell:
     return _tell(Kind.UNLOADED, run.model.id, f"{run.model.id} is unloaded, as was asked for{rest}")
 
 
+def cut(run: Run) -> Tell:
+    number = "a request" if run.leases == 1 else f"{run.leases} requests"
+    return _tell(Kind.CUT, run.model.id, f"{run.model.id} ends, which cuts {number}: `drain_timeout` is over")
+
+
 def reloaded(run: Run, config: Config) -> Tell:
     """Another config holds."""
     name = run.model.id
@@ -223,8 +228,11 @@ def place(device: str) -> str:
 
 
 def size(amount: float) -> str:
-    """Bytes for people."""
-    return f"{amount / 2**30:.1f} GiB" if amount >= 2**30 else f"{amount / 2**20:.0f} MiB"
+    """Bytes of memory for people."""
+    for length, unit in ((2**30, "GiB"), (2**20, "MiB")):
+        if amount >= length:
+            return f"{amount / length:.{1 if length == 2**30 else 0}f} {unit}"
+    return f"{amount / 2**10:.0f} KiB"
 
 
 def span(seconds: float) -> str:

@@ -256,7 +256,7 @@ def stop(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
             continue
         if not run.leases or (run.cut_at is not None and now >= run.cut_at):
             fleet = fleet.with_run(replace(run, phase=Phase.STOPPING))
-            actions.append(Terminate(run.id))
+            actions += (*([reasons.cut(run)] if run.leases else []), Terminate(run.id))
     return fleet, tuple(actions)
 
 

@@ -194,6 +194,20 @@ def test_waiting_for_a_load_or_a_place() -> None:
     assert said(scene.when(Requested("a2")), Kind.WAITED) == ["a waits: its request takes all of its `concurrency`"]
 
 
+def test_waiting_once_the_machine_was_asked() -> None:
+    """What is free has to be known first; then it is told once, however often the machine is asked again."""
+    scene = house("a", "b", takes={name: {"host": 6} for name in "ab"}, memory=budget(host=8), min_residency=10.0)
+    loaded(scene, "a", free={"host": 16})
+    scene.when(Requested("a1"), at=5).when(Requested("b1"), at=5)
+    assert said(scene, Kind.WAITED) == []
+
+    assert said(scene.when(seen({"host": 10}), at=5), Kind.WAITED) == [
+        "b waits: there is no room beside a (loaded 5 s ago, may stay 5 s more)"
+    ]
+    scene.when(Tick(), at=7)
+    assert said(scene.when(seen({"host": 10}), at=7), Kind.WAITED) == []
+
+
 # Who is refused.
 
 
@@ -231,6 +245,13 @@ def test_unloading_by_hand(force: bool, words: str) -> None:
     scene = given("a", drain_timeout=30.0).has("a").when(Requested("a1"))
 
     assert said(scene.when(UnloadAsked("a", force)), Kind.UNLOADED) == [words]
+
+
+def test_cut() -> None:
+    """Whose time to end is over."""
+    scene = given("a", drain_timeout=30.0).has("a").when(Requested("a1")).when(UnloadAsked("a"))
+
+    assert said(scene.when(Tick(), at=30), Kind.CUT) == ["a ends, which cuts a request: `drain_timeout` is over"]
 
 
 def test_unloading_what_is_idle() -> None:
