@@ -92,7 +92,7 @@ def report(asked: list[Asked], loads: list[float], seconds: float, promise: floa
 
 def row(name: str, waits: list[float], loads: str) -> str:
     spread = f"{statistics.median(waits):.2f} median, {statistics.mean(waits):.2f} mean, {max(waits):.2f} worst"
-    return f"{name:>11}: {len(waits):5} answers, {loads:>10}, waits {spread}"
+    return f"{name:>11}: {len(waits):5} answers, {loads:10} waits {spread}"
 
 
 def load_of(service: RunningService, seconds: float) -> list[Asked]:
