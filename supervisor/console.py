@@ -234,7 +234,7 @@ def decisions(rows: Sequence[Mapping[str, Any]]) -> None:
     console.print(Text("decisions", "dim"))
     for row in rows:
         at = time.strftime("%H:%M:%S", time.localtime(row["at"]))
-        times = f" ({row['times']} times)" if row["times"] > 1 else ""
+        times = f" ({row['times']} times)" if row.get("times", 1) > 1 else ""
         console.print(Text.assemble(f"  {at} ", (f"{row['kind']:8} ", "bold"), row["reason"], (times, "dim")))
 
 
