@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from supervisor.config.values import Config
     from supervisor.errors import Failure
     from supervisor.fleet.memory import Footprint
-    from supervisor.fleet.values import Tell, Ticket
+    from supervisor.fleet.values import Ticket
 
 RULES: tuple[Callable[[Fleet, float], tuple[Fleet, tuple[Action, ...]]], ...] = (
     refuse,
@@ -86,34 +86,7 @@ def decide(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
         for rule in RULES:
             fleet, more = rule(fleet, now)
             actions += more
-    return fleet, (*actions, *_refused(first, event, actions), *_waits(first, event, fleet, now))
-
-
-def _refused(before: Fleet, event: Event, actions: tuple[Action, ...]) -> Iterator[Tell]:
-    """Once for each model, not for each of its requests."""
-    errors = {action.ticket: action.error for action in actions if isinstance(action, Refuse)}
-    if not errors:
-        return
-    refused: dict[str, list[SupervisorError]] = {}
-    for ticket in (*before.queue, *([event.ticket] if isinstance(event, Requested) else [])):
-        if ticket.id in errors:
-            refused.setdefault(ticket.model, []).append(errors[ticket.id])
-    yield from (reasons.refused(model, each[0], len(each)) for model, each in refused.items())
-
-
-def _waits(before: Fleet, event: Event, after: Fleet, now: float) -> Iterator[Tell]:
-    """The first who waits for a model: when it comes, or once the machine was asked for its sake."""
-    match event:
-        case Requested(ticket) if after.queue.wanted.get(ticket.model) == 1:
-            models = {ticket.model} - {run.model.id for run in after.runs if run.id > before.spawned}
-        case Observed():
-            came = {model for model, since in after.queue.since.items() if since > before.books.read_at}
-            models = came - {run.model.id for run in after.runs if not run.is_leaving}
-        case _:
-            return
-    for model in after.queue.wanted if models else ():
-        if model in models:
-            yield from reasons.waited(after, model, now)
+    return fleet, (*actions, *reasons.told(first, event, fleet, actions, now))
 
 
 def next_deadline(fleet: Fleet, now: float) -> float | None:

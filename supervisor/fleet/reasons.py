@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from supervisor.config.routing import Groups
 from supervisor.fleet.decisions import Decision, Kind
 from supervisor.fleet.memory import HOST
-from supervisor.fleet.values import PLACES, Phase, Tell
+from supervisor.fleet.values import PLACES, Observed, Phase, Refuse, Requested, Tell
 from supervisor.fleet.victims import resides_until
 
 if TYPE_CHECKING:
@@ -18,11 +18,44 @@ if TYPE_CHECKING:
     from supervisor.errors import SupervisorError
     from supervisor.fleet.books import Habit
     from supervisor.fleet.room import Placement, Room
-    from supervisor.fleet.values import Fleet, Run
+    from supervisor.fleet.values import Action, Event, Fleet, Run
     from supervisor.fleet.victims import Eviction
 
 MOST_NAMES = 5
 """Of those who come first."""
+
+
+def told(before: Fleet, event: Event, after: Fleet, actions: Sequence[Action], now: float) -> Iterator[Tell]:
+    """What is seen only when a step is over: who was refused, and who has to wait."""
+    yield from _refusals(before, event, actions)
+    yield from _waits(before, event, after, now)
+
+
+def _refusals(before: Fleet, event: Event, actions: Sequence[Action]) -> Iterator[Tell]:
+    """Once for each model, not for each of its requests."""
+    errors = {action.ticket: action.error for action in actions if isinstance(action, Refuse)}
+    if not errors:
+        return
+    by_model: dict[str, list[SupervisorError]] = {}
+    for ticket in (*before.queue, *([event.ticket] if isinstance(event, Requested) else [])):
+        if ticket.id in errors:
+            by_model.setdefault(ticket.model, []).append(errors[ticket.id])
+    yield from (_refused(model, each[0], len(each)) for model, each in by_model.items())
+
+
+def _waits(before: Fleet, event: Event, after: Fleet, now: float) -> Iterator[Tell]:
+    """The first who waits for a model: when it comes, or once the machine was asked for its sake."""
+    match event:
+        case Requested(ticket) if after.queue.wanted.get(ticket.model) == 1:
+            models = {ticket.model} - {run.model.id for run in after.runs if run.id > before.spawned}
+        case Observed():
+            came = {model for model, since in after.queue.since.items() if since > before.books.read_at}
+            models = came - {run.model.id for run in after.runs if not run.is_leaving}
+        case _:
+            return
+    for model in after.queue.wanted if models else ():
+        if model in models:
+            yield from _waited(after, model, now)
 
 
 def started(run: Run, placement: Placement, room: Room, habit: Habit | None) -> Tell:
@@ -86,7 +119,7 @@ def retired(run: Run, now: float) -> Tell:
     return _tell(Kind.RETIRED, run.model.id, reason)
 
 
-def refused(model: str, error: SupervisorError, count: int) -> Tell:
+def _refused(model: str, error: SupervisorError, count: int) -> Tell:
     requests = f"a request for {model} is" if count == 1 else f"{count} requests for {model} are"
     return _tell(Kind.REFUSED, model, f"{requests} refused: {error}")
 
@@ -120,7 +153,7 @@ def retried(run: Run, cause: str) -> Tell:
     return _tell(Kind.RETRIED, run.model.id, reason)
 
 
-def waited(fleet: Fleet, model: str, now: float) -> Iterator[Tell]:
+def _waited(fleet: Fleet, model: str, now: float) -> Iterator[Tell]:
     """Why a request for this model was not let through, nor its start begun; nothing while the machine is asked."""
     if obstacle := "; ".join(_obstacles(fleet, model, now)):
         yield _tell(Kind.WAITED, model, f"{model} waits: {obstacle}")
