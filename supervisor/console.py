@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from supervisor import systemd
+from supervisor.fleet.reasons import size as memory_size
 from supervisor.record import own_log
 from supervisor.record.json_log import JsonFormatter
 
@@ -157,9 +158,9 @@ def _memory_lines(model: Mapping[str, Any], budget: Mapping[str, int] | None) ->
     memory = model.get("memory") or {"devices": {}}
     for device, taken in memory["devices"].items():
         parts = ", ".join(_parts([part for part in memory["parts"] if part["device"] == device]))
-        of = f" of {size(budget[device])}" if budget and device in budget else ""
+        of = f" of {memory_size(budget[device])}" if budget and device in budget else ""
         word = "measured" if memory["source"] == "measured" else "estimated"
-        yield f"{size(taken)}{of} on {device}, {word}: {parts}"
+        yield f"{memory_size(taken)}{of} on {device}, {word}: {parts}"
 
 
 def _parts(parts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -167,9 +168,9 @@ def _parts(parts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     small = [part for part in parts if part["label"] == "mapped" and part["bytes"] < SMALL]
     for part in parts:
         if part not in small:
-            yield " ".join(filter(None, (part["label"], Path(part["file"]).name, size(part["bytes"]))))
+            yield " ".join(filter(None, (part["label"], Path(part["file"]).name, memory_size(part["bytes"]))))
     if small:
-        yield f"programs and libraries {size(sum(part['bytes'] for part in small))}"
+        yield f"programs and libraries {memory_size(sum(part['bytes'] for part in small))}"
 
 
 def _taken(memory: Mapping[str, Any] | None) -> str:
@@ -178,7 +179,8 @@ def _taken(memory: Mapping[str, Any] | None) -> str:
         return ""
     sign = "" if memory["source"] == "measured" else "~"
     return " + ".join(
-        f"{sign}{size(taken)}{'' if device == 'host' else f' {device}'}" for device, taken in memory["devices"].items()
+        f"{sign}{memory_size(taken)}{'' if device == 'host' else f' {device}'}"
+        for device, taken in memory["devices"].items()
     )
 
 
@@ -195,7 +197,7 @@ def _process_row(model: Mapping[str, Any], process: Mapping[str, Any]) -> Sequen
         model["id"],
         Text(state, STATE_STYLES.get(model["state"], "")),
         str(process.get("pid") or ""),
-        _taken(model.get("memory")) or size(process.get("memory_bytes")),
+        _taken(model.get("memory")) or memory_size(process.get("memory_bytes") or 0),
         str(process.get("requests", "")),
         str(model["waiting"] or ""),
         "pinned" if model["pinned"] else duration(left) if left is not None else "",
@@ -232,7 +234,8 @@ def decisions(rows: Sequence[Mapping[str, Any]]) -> None:
     console.print(Text("decisions", "dim"))
     for row in rows:
         at = time.strftime("%H:%M:%S", time.localtime(row["at"]))
-        console.print(Text.assemble(f"  {at} ", (f"{row['kind']:8} ", "bold"), row["reason"]))
+        times = f" ({row['times']} times)" if row.get("times", 1) > 1 else ""
+        console.print(Text.assemble(f"  {at} ", (f"{row['kind']:8} ", "bold"), row["reason"], (times, "dim")))
 
 
 def problems_table(rows: Sequence[tuple[str, str, str]]) -> None:
@@ -287,7 +290,7 @@ def complain(message: str, hint: str = "") -> None:
 
 
 def size(count: int | None) -> str:
-    """Bytes for people."""
+    """Bytes of a file, as those are told where they come from."""
     if count is None:
         return ""
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):

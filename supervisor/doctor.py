@@ -19,6 +19,7 @@ from supervisor.access.keys import KeyRing
 from supervisor.config.loader import YAML
 from supervisor.config.problems import ConfigInvalid
 from supervisor.config.secrets import Redactor, redacted_toml, redacted_yaml
+from supervisor.record.decision_log import last_part, log_path
 from supervisor.service_client import service_client
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def bundle(
         *(part for path in sources for part in _section(f"Config {path.name}", _shown(path))),
         *_section("Service", _pretty(status) if status else f"no service answers at {url}"),
         *(part for name in _failing(status) for part in _section(f"Log of {name}", _tail(service, name))),
+        *(part for text in _decisions(config) for part in _section("Decisions, for `scripts/replay`", text)),
     ]
     text = "\n".join(parts)
     return text if isinstance(config, ConfigInvalid) else Redactor.of(config)(text)
@@ -127,6 +129,17 @@ def _tail(service: httpx.Client, name: str) -> str:
     except httpx.HTTPError as exc:
         return str(exc)
     return "\n".join(lines[-LOG_LINES:])
+
+
+def _decisions(config: Config | ConfigInvalid) -> Iterator[str]:
+    """The end of the decision log, if there is one."""
+    path = None if isinstance(config, ConfigInvalid) else log_path(config)
+    if path is None:
+        return
+    try:
+        yield last_part(path)
+    except OSError as exc:
+        yield f"{path} cannot be read: {exc.strerror}"
 
 
 def _pretty(value: object) -> str:

@@ -21,6 +21,7 @@ from supervisor.llama.preflight import Inspector
 from supervisor.proxy.peers import Peers
 from supervisor.record.activity import Activity
 from supervisor.record.bus import Bus
+from supervisor.record.decision_log import DecisionLog, log_path
 from supervisor.record.echo import Echo
 from supervisor.record.fleet_watch import FleetWatch
 from supervisor.record.inflight import InFlight
@@ -77,8 +78,9 @@ async def running_service(
         )
         bus = Bus()
         configuration, names = Configuration(config, read), Names(config)
-        with _records(config, bus, hide) as records:
+        with _records(config, bus, hide) as records, _decision_log(config, hide) as log:
             async with Pool(config, launcher) as pool:
+                pool.on_step += [log.note] if log is not None else []
                 configuration.followers += [hide.adopt, names.adopt, launcher.adopt, peers.adopt, pool.adopt]
                 configuration.followers += [records.activity.adopt, lambda config: logs.keep(config.models)]
                 configuration.foresight = Foresight(inspector, lambda: pool.fleet)
@@ -119,6 +121,17 @@ def _records(config: Config, bus: Bus, hide: Secrets) -> Iterator[Records]:
     samples = Samples(every=server.performance.every, is_enabled=not server.performance.disabled)
     with Activity(server, config.base, bus=bus, metrics=metrics, redact=hide, priorities=config.priorities) as activity:
         yield Records(activity, metrics, samples)
+
+
+@contextlib.contextmanager
+def _decision_log(config: Config, hide: Secrets) -> Iterator[DecisionLog | None]:
+    """What the planner hears and says, if that is wanted; the last step is in it when this ends."""
+    server, path = config.server, log_path(config)
+    if path is None:
+        yield None
+        return
+    with DecisionLog(path, size=server.log_file_size, count=server.log_file_count, hide=hide) as log:
+        yield log
 
 
 def _watch(pool: Pool, metrics: Metrics) -> None:

@@ -32,7 +32,9 @@ from supervisor.systemd import MARGIN_SECONDS, NOTHING, notified, show_models, t
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+    from anyio.abc import TaskGroup
 
     from supervisor.api.service import Service
     from supervisor.config.values import Config
@@ -102,14 +104,18 @@ async def _serve(
     offer: Offer,
 ) -> None:
     peers, read = Peers(config), files.read_again if files else None
-    async with notified(offer) as notifier, running_service(config, peers, read=read) as service:
+    async with (
+        notified(offer) as notifier,
+        _lasting() as lasting,
+        running_service(config, peers, read=read) as service,
+    ):
         server = _Server(_uvicorn_config(App(service, peers), config))
         configuration = service.configuration
         show_models(notifier, service.pool)
         configuration.on_begin.append(notifier.reloading)
         configuration.on_end.append(lambda _: notifier.reloaded())
+        lasting.start_soon(_obey_signals, server, service, peers, notifier)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_obey_signals, server, service, peers, notifier)
             tasks.start_soon(_sweep, server)
             tasks.start_soon(_announce, service, listeners, on_listening, notifier)
             tasks.start_soon(preload, service, config.server.preload)
@@ -125,6 +131,14 @@ async def _serve(
             _end_streams(service)
             service.pool.close()
             tasks.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _lasting() -> AsyncIterator[TaskGroup]:
+    """Tasks for what has to go on until every child is gone: a second signal may come as late as that."""
+    async with anyio.create_task_group() as tasks:
+        yield tasks
+        tasks.cancel_scope.cancel()
 
 
 def _uvicorn_config(app: App, config: Config) -> uvicorn.Config:

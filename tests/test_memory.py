@@ -127,14 +127,14 @@ def test_people_see_where_the_numbers_come_from(
     config.write_text(text)
 
     before = run("check", "-c", config, env=env)
-    assert " of 2.1 GB on host, estimated: weights tiny-a.gguf " in before
-    assert "KV cache (2048 tokens) 1.0 MB" in before
+    assert " of 2.0 GiB on host, estimated: weights tiny-a.gguf " in before
+    assert "KV cache (2048 tokens) 1 MiB" in before
     service = start(text, env=env)
     assert service.chat("m").status_code == 200
     eventually(lambda: is_measured(service, "m"))
 
     assert "on host, measured: memory of its own " in run("ps", "--url", service.url, env=env)
-    assert " of 2.1 GB on host, measured: memory of its own " in run("check", "-c", config, env=env)
+    assert " of 2.0 GiB on host, measured: memory of its own " in run("check", "-c", config, env=env)
     config.write_text(text.replace("host =", 'CUDA7 = "1GiB", host ='))
     assert "memory.budget.CUDA7: no llama-server here lists such a device" in run(
         "check", "-c", config, env=env, of="err"
@@ -214,4 +214,6 @@ def test_models_stay_as_long_as_they_fit(
     assert service.pid("b") == kept
     (eviction,) = [each for each in service.status()["decisions"] if each["kind"] == "evicted"]  # type: ignore[attr-defined]
     assert eviction["others"] == ["a"]
-    assert re.match(r"c needs .* MiB of memory \(measured\), .* free; evicted a \(", eviction["reason"])
+    assert re.match(
+        r"c needs .* MiB of memory \(measured, .* MiB more are shared\), .* free; evicted a \(", eviction["reason"]
+    )

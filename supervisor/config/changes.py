@@ -25,6 +25,7 @@ AT_START = (
     "log_dir",
     "log_file_size",
     "log_file_count",
+    "decision_log",
     "log_format",
     "log_time_format",
     "log_to_stdout",

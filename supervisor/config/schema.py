@@ -151,7 +151,7 @@ HOOKS = {
     "after_load": Key(COMMAND, "Run once the model is ready; requests do not wait for it."),
     "before_unload": Key(COMMAND, "Run to its end before the process is told to leave."),
     "after_unload": Key(COMMAND, "Run to its end once the process is gone, before its memory counts as free."),
-    "timeout": Key(POSITIVE_DURATION, "How long one of them may take before it is killed.", "30s"),
+    "timeout": Key(POSITIVE_DURATION, "How long each of them may take before it is killed.", "30s"),
     "required": Key(BOOLEAN, "Do not load the model when `before_load` fails; otherwise that is a warning.", False),
 }
 
@@ -182,7 +182,8 @@ SERVER = {
     "drain_timeout": Key(
         DURATION,
         "How long an unload, and the end of the service, waits for requests in flight before it cuts them. The end "
-        "takes at most this, `stop_timeout` (twice with `cmd_stop`) and 7 s: 57 s of the 90 s that systemd allows.",
+        "takes at most this, `stop_timeout` (twice with `cmd_stop`), the `timeout` of a model's `before_unload` and "
+        "`after_unload`, and 7 s: 57 s without hooks of the 90 s that systemd allows.",
         "30s",
     ),
     "stop_timeout": Key(
@@ -201,6 +202,9 @@ SERVER = {
     "max_connections": Key(integer(1), "Connections at a time; fewer where the limit of open files is low.", 4096),
     "log_buffer": Key(SIZE, "How much of each model's output is kept.", "256KiB"),
     "log_dir": Key(FILLED, "Write our log and each model's output to files in this directory as well."),
+    "decision_log": Key(
+        FILLED, "A file to write every decision to, without secrets, so that `scripts/replay` can tell and repeat them."
+    ),
     "log_file_size": Key(POSITIVE_SIZE, "The size at which a log file is put aside and a new one begun.", "10MiB"),
     "log_file_count": Key(integer(0), "How many log files that were put aside are kept, of each kind.", 5),
     "management": Key(

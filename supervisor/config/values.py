@@ -317,6 +317,8 @@ class Server:
     """Bytes after which a log file is put aside and a new one begun."""
     log_file_count: int = 5
     """Log files kept that were put aside, for each model and for us."""
+    decision_log: str | None = None
+    """The file that every step of the planner is written to; None: none."""
     management: Management = Management.LOCAL
     log_level: str = "info"
     log_format: LogFormat = LogFormat.TEXT

@@ -18,6 +18,12 @@ class Kind(Enum):
     RETRIED = "retried"
     RETIRED = "retired"
     """Unloaded because nobody used it."""
+    CUT = "cut"
+    """Ended though it still served requests."""
+    UNLOADED = "unloaded"
+    """Because somebody asked for that."""
+    RELOADED = "reloaded"
+    """What runs is not what another config says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,6 @@ from supervisor.fleet.values import (
     Released,
     Requested,
     Run,
-    Spawn,
     Tick,
     UnloadAsked,
 )
@@ -63,7 +62,6 @@ if TYPE_CHECKING:
     from supervisor.errors import Failure
     from supervisor.fleet.memory import Footprint
     from supervisor.fleet.queue import Ticket
-    from supervisor.fleet.values import Tell
 
 RULES: tuple[Callable[[Fleet, float], tuple[Fleet, tuple[Action, ...]]], ...] = (
     refuse,
@@ -79,6 +77,7 @@ RULES: tuple[Callable[[Fleet, float], tuple[Fleet, tuple[Action, ...]]], ...] = 
 
 def decide(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     """The fleet after this event, and what has to be done about it, in order."""
+    first = fleet
     fleet, actions = record(fleet, event, now)
     fleet = in_turn(fleet, now)
     before = None
@@ -87,19 +86,7 @@ def decide(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
         for rule in RULES:
             fleet, more = rule(fleet, now)
             actions += more
-    return fleet, (*actions, *_told(fleet, event, actions))
-
-
-def _told(fleet: Fleet, event: Event, actions: tuple[Action, ...]) -> Iterator[Tell]:
-    """Who was refused, and who has to wait: once for each model, not for each of its requests."""
-    if not isinstance(event, Requested):
-        return
-    ticket = event.ticket
-    for action in actions:
-        if isinstance(action, Refuse) and action.ticket == ticket.id:
-            yield reasons.refused(ticket.model, action.error)
-    if fleet.queue.wanted.get(ticket.model) == 1 and not any(isinstance(action, Spawn) for action in actions):
-        yield from reasons.waited(fleet, ticket.model)
+    return fleet, (*actions, *reasons.told(first, event, fleet, actions, now))
 
 
 def next_deadline(fleet: Fleet, now: float) -> float | None:
@@ -250,18 +237,24 @@ def _unload(fleet: Fleet, model: str | None, now: float, *, force: bool) -> tupl
     chosen = [run for run in fleet.runs if model in {None, run.model.id}]
     loading = {run.model.id for run in chosen if run.phase is Phase.STARTING}
     grace = 0.0 if force else fleet.config.server.drain_timeout
+    told = tuple(reasons.unloaded(run, grace) for run in chosen if run.retiring in {None, Reason.EVICTED})
     for run in chosen:
         fleet = fleet.with_run(_retired(run, Reason.UNLOADED, cut_at=now + grace))
-    return _dismiss(
+    fleet, refused = _dismiss(
         fleet,
         lambda ticket: ticket.model in loading,
         lambda ticket: ModelUnloaded(f"`{ticket.model}` was unloaded while it was loading"),
     )
+    return fleet, (*told, *refused)
 
 
 def _reconfigure(fleet: Fleet, config: Config) -> tuple[Fleet, tuple[Action, ...]]:
     """Who waits for a model that has changed waits on, for what it is now."""
-    return _dismiss(reconfigured(fleet, config), lambda ticket: ticket.model not in config.models, _gone)
+    before = {run.id for run in fleet.runs if run.retiring is Reason.RELOADED}
+    fleet = reconfigured(fleet, config)
+    new = [run for run in fleet.runs if run.retiring is Reason.RELOADED and run.id not in before]
+    fleet, refused = _dismiss(fleet, lambda ticket: ticket.model not in config.models, _gone)
+    return fleet, (*(reasons.reloaded(run, config) for run in new), *refused)
 
 
 def _gone(ticket: Ticket) -> ModelNotFound:

@@ -4,19 +4,58 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from supervisor.config.routing import Groups
 from supervisor.fleet.decisions import Decision, Kind
 from supervisor.fleet.memory import HOST
-from supervisor.fleet.room import Room, limits
-from supervisor.fleet.values import PLACES, Phase, Tell
+from supervisor.fleet.values import PLACES, Observed, Phase, Refuse, Requested, Tell
+from supervisor.fleet.victims import resides_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from supervisor.config.routing import Matrix
+    from supervisor.config.values import Config
     from supervisor.errors import SupervisorError
     from supervisor.fleet.books import Habit
-    from supervisor.fleet.room import Placement
-    from supervisor.fleet.values import Fleet, Run
+    from supervisor.fleet.room import Placement, Room
+    from supervisor.fleet.values import Action, Event, Fleet, Run
     from supervisor.fleet.victims import Eviction
+
+MOST_NAMES = 5
+"""Of those who come first."""
+
+
+def told(before: Fleet, event: Event, after: Fleet, actions: Sequence[Action], now: float) -> Iterator[Tell]:
+    """What is seen only when a step is over: who was refused, and who has to wait."""
+    yield from _refusals(before, event, actions)
+    yield from _waits(before, event, after, now)
+
+
+def _refusals(before: Fleet, event: Event, actions: Sequence[Action]) -> Iterator[Tell]:
+    """Once for each model, not for each of its requests."""
+    errors = {action.ticket: action.error for action in actions if isinstance(action, Refuse)}
+    if not errors:
+        return
+    by_model: dict[str, list[SupervisorError]] = {}
+    for ticket in (*before.queue, *([event.ticket] if isinstance(event, Requested) else [])):
+        if ticket.id in errors:
+            by_model.setdefault(ticket.model, []).append(errors[ticket.id])
+    yield from (_refused(model, each[0], len(each)) for model, each in by_model.items())
+
+
+def _waits(before: Fleet, event: Event, after: Fleet, now: float) -> Iterator[Tell]:
+    """The first who waits for a model: when it comes, or once the machine was asked for its sake."""
+    match event:
+        case Requested(ticket) if after.queue.wanted.get(ticket.model) == 1:
+            models = {ticket.model} - {run.model.id for run in after.runs if run.id > before.spawned}
+        case Observed():
+            came = {model for model, ticket in after.queue.heads.items() if ticket.since > before.books.read_at}
+            models = came - {run.model.id for run in after.runs if not run.is_leaving}
+        case _:
+            return
+    for model in after.queue.wanted if models else ():
+        if model in models:
+            yield from _waited(after, model, now)
 
 
 def started(run: Run, placement: Placement, room: Room, habit: Habit | None) -> Tell:
@@ -24,19 +63,29 @@ def started(run: Run, placement: Placement, room: Room, habit: Habit | None) -> 
     before = habit.devices if habit is not None else ()
     where = f" on {', '.join(run.devices)}" if run.devices else ""
     moved = f", where it was on {', '.join(before)} before" if before and before != run.devices else ""
-    numbers = _needs(placement, room, all_of_it=True)
-    reason = f"{run.model.id} starts{where}{moved}{f': it {numbers}' if numbers else ''}"
-    return _tell(Kind.STARTED, run.model.id, reason)
+    numbers = f"it {needed}" if (needed := _needs(placement, room, all_of_it=True)) else _places(room)
+    return _tell(Kind.STARTED, run.model.id, f"{run.model.id} starts{where}{moved}{f': {numbers}' if numbers else ''}")
 
 
-def evicted(fleet: Fleet, eviction: Eviction, new: Iterable[Run], now: float) -> Tell:
+def _places(room: Room) -> str:
+    """Where nothing but their number limits models."""
+    free = room.free(PLACES)
+    if free is None:
+        return ""
+    most = room.limits[PLACES]
+    return f"{most - free} of {most} places {'is' if most - free == 1 else 'are'} taken"
+
+
+def sent_for(model: str, quiet: float) -> Tell:
+    return _tell(Kind.STARTED, model, f"{model} is sent for: nothing was asked for in {span(quiet)}")
+
+
+def evicted(eviction: Eviction, new: Iterable[Run], now: float) -> Tell:
     """Who was just chosen to make room, and how much there was before."""
-    victims, placement = tuple(new), eviction.placement
-    room = Room(limits(fleet, now), (run.footprint for run in fleet.runs))
+    victims, room = tuple(new), eviction.room
     gone = " and ".join(described(run, now) for run in victims)
-    why = (
-        f"{eviction.model} {_needs(placement, room)}" if eviction.model else f"more is taken than may be: {_over(room)}"
-    )
+    needed = _needs(eviction.placement, room)
+    why = f"{eviction.model} {needed}" if eviction.model else f"more is taken than may be: {_over(room)}"
     return _tell(Kind.EVICTED, eviction.model, f"{why}; evicted {gone}", victims)
 
 
@@ -49,14 +98,15 @@ def _over(room: Room) -> str:
     return " and ".join(parts)
 
 
-def evicted_by_rule(models: Iterable[str], victims: Iterable[Run], now: float) -> Tell:
+def evicted_by_rule(routing: Groups | Matrix | None, models: Iterable[str], victims: Sequence[Run], now: float) -> Tell:
     """Groups or a matrix said so, whatever room there is."""
-    names, victims = tuple(models), tuple(victims)
-    gone = " and ".join(described(run, now) for run in victims)
+    names = tuple(models)
     comers = " and ".join(names) or "another model"
-    return _tell(
-        Kind.EVICTED, names[0] if names else "", f"{comers} may not be loaded beside it; evicted {gone}", victims
-    )
+    others = " and ".join(run.model.id for run in victims)
+    gone = " and ".join(described(run, now) for run in victims)
+    rule = "groups" if isinstance(routing, Groups) else "matrix"
+    reason = f"{comers} may not be loaded beside {others}, by the {rule}; evicted {gone}"
+    return _tell(Kind.EVICTED, names[0] if names else "", reason, victims)
 
 
 def kept(run: Run) -> Tell:
@@ -64,11 +114,38 @@ def kept(run: Run) -> Tell:
 
 
 def retired(run: Run, now: float) -> Tell:
-    return _tell(Kind.RETIRED, run.model.id, f"{run.model.id} was idle for {span(now - run.used_at)}, its `ttl`")
+    ttl = span(run.model.ttl or 0.0)
+    reason = f"{run.model.id} leaves: nobody used it for {span(now - run.used_at)} (`ttl` is {ttl})"
+    return _tell(Kind.RETIRED, run.model.id, reason)
 
 
-def refused(model: str, error: SupervisorError) -> Tell:
-    return _tell(Kind.REFUSED, model, str(error))
+def _refused(model: str, error: SupervisorError, count: int) -> Tell:
+    requests = f"a request for {model} is" if count == 1 else f"{count} requests for {model} are"
+    return _tell(Kind.REFUSED, model, f"{requests} refused: {error}")
+
+
+def unloaded(run: Run, grace: float) -> Tell:
+    """By hand."""
+    end = f"may take {span(grace)} to end" if grace else ("is cut" if run.leases == 1 else "are cut")
+    rest = f": {_requests(run)} {end}" if run.leases else ""
+    return _tell(Kind.UNLOADED, run.model.id, f"{run.model.id} is unloaded, as was asked for{rest}")
+
+
+def cut(run: Run) -> Tell:
+    number = "a request" if run.leases == 1 else f"{run.leases} requests"
+    return _tell(Kind.CUT, run.model.id, f"{run.model.id} ends, which cuts {number}: `drain_timeout` is over")
+
+
+def reloaded(run: Run, config: Config) -> Tell:
+    """Another config holds."""
+    name = run.model.id
+    why = "another config starts it otherwise" if name in config.models else "it is in the config no more"
+    rest = f"; {_requests(run)} may end before" if run.leases else ""
+    return _tell(Kind.RELOADED, name, f"{name} leaves, for {why}{rest}")
+
+
+def _requests(run: Run) -> str:
+    return "its request" if run.leases == 1 else f"its {run.leases} requests"
 
 
 def retried(run: Run, cause: str) -> Tell:
@@ -76,32 +153,52 @@ def retried(run: Run, cause: str) -> Tell:
     return _tell(Kind.RETRIED, run.model.id, reason)
 
 
-def waited(fleet: Fleet, model: str) -> Iterator[Tell]:
+def _waited(fleet: Fleet, model: str, now: float) -> Iterator[Tell]:
     """Why a request for this model was not let through, nor its start begun; nothing while the machine is asked."""
-    if obstacle := _obstacle(fleet, model):
+    if obstacle := "; ".join(_obstacles(fleet, model, now)):
         yield _tell(Kind.WAITED, model, f"{model} waits: {obstacle}")
 
 
-def _obstacle(fleet: Fleet, model: str) -> str:
-    own = [run for run in fleet.runs if run.model.id == model]
-    if any(run.phase is Phase.STARTING for run in own):
-        return "it is loading"
-    if any(run.is_open for run in own):
-        return "it serves as many requests as its `concurrency` allows"
-    leaving = [run for run in fleet.runs if run.is_leaving]
-    if leaving:
-        return ", ".join(_leaves(run) for run in leaving)
-    busy = [run.model.id for run in fleet.runs if run.leases]
-    if fleet.books.is_looking:
-        return ""
-    return f"there is no room beside {', '.join(busy)}" if busy else "others are before it"
+def _obstacles(fleet: Fleet, model: str, now: float) -> Iterator[str]:
+    own = next((run for run in fleet.runs if run.model.id == model and not run.is_leaving), None)
+    if own is not None:
+        yield (
+            "it is loading"
+            if own.phase is Phase.STARTING
+            else f"{_requests(own)} {'takes' if own.leases == 1 else 'take'} all of its `concurrency`"
+        )
+        return
+    here = [run for run in fleet.runs if not run.is_leaving]
+    first = [name for name in fleet.queue.places if name != model and all(run.model.id != name for run in here)]
+    if leaving := [run for run in fleet.runs if run.is_leaving]:
+        yield from map(_leaves, leaving)
+    elif fleet.books.is_looking:
+        return
+    elif here:
+        yield f"there is no room beside {' and '.join(_stays(fleet, run, now) for run in here)}"
+    if ahead := first[: fleet.queue.places[model]]:
+        names = (*ahead[:MOST_NAMES], *(["others"] if len(ahead) > MOST_NAMES else []))
+        yield f"{' and '.join(names)} {'comes' if len(names) == 1 else 'come'} first"
+
+
+def _stays(fleet: Fleet, run: Run, now: float) -> str:
+    """And why it does not leave."""
+    left = resides_until(fleet, run) - now
+    if run.model.pinned:
+        why = "pinned"
+    elif run.phase is Phase.STARTING:
+        why = "loading"
+    elif left > 0 and run.ready_at is not None:
+        why = f"loaded {span(now - run.ready_at)} ago, may stay {span(left)} more"
+    else:
+        why = f"{run.leases} in flight" if run.leases else f"idle {span(now - run.used_at)}"
+    return f"{run.model.id} ({why})"
 
 
 def _leaves(run: Run) -> str:
     if run.phase is Phase.STOPPING or not run.leases:
         return f"{run.model.id} is being stopped"
-    requests = "its request has" if run.leases == 1 else f"its {run.leases} requests have"
-    return f"{run.model.id} leaves once {requests} been served"
+    return f"{run.model.id} leaves once {_requests(run)} {'has' if run.leases == 1 else 'have'} been served"
 
 
 def described(run: Run, now: float) -> str:
@@ -153,7 +250,9 @@ def _part(placement: Placement, name: str, amount: int, room: Room) -> str:
     free = room.free(name) or 0
     if name == PLACES:
         return f"a place, and all {room.limits[PLACES]} are taken" if free <= 0 else "a place"
-    return f"{size(amount)} {place(name)} ({placement.footprint.source.value}), {size(max(0, free))} free"
+    shared = placement.footprint.total().get(name, 0) - amount
+    beside = f", {size(shared)} more are shared" if shared > 0 else ""
+    return f"{size(amount)} {place(name)} ({placement.footprint.source.value}{beside}), {size(max(0, free))} free"
 
 
 def place(device: str) -> str:
@@ -162,16 +261,19 @@ def place(device: str) -> str:
 
 
 def size(amount: float) -> str:
-    """Bytes for people."""
-    return f"{amount / 2**30:.1f} GiB" if amount >= 2**30 else f"{amount / 2**20:.0f} MiB"
+    """Bytes of memory for people."""
+    for length, unit in ((2**30, "GiB"), (2**20, "MiB")):
+        if amount >= length:
+            return f"{amount / length:.{1 if length == 2**30 else 0}f} {unit}"
+    return f"{amount / 2**10:.0f} KiB"
 
 
 def span(seconds: float) -> str:
     """A duration for people."""
     for length, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "m")):
-        if seconds >= length:
+        if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
 def _tell(kind: Kind, model: str, reason: str, others: Iterable[Run] = ()) -> Tell:

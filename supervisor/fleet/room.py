@@ -41,6 +41,13 @@ class Room:
         for holder in holders:
             self.take(holder)
 
+    def copy(self) -> Room:
+        """The same as it is now, whatever becomes of this one."""
+        room = Room(self.limits)
+        room._free = dict(self._free)
+        room._files = {file: list(sizes) for file, sizes in self._files.items()}
+        return room
+
     def free(self, name: str) -> int | None:
         """What is left of this, below zero if there is too little; None: it has no limit."""
         return self._free.get(name)

@@ -226,10 +226,10 @@ def make_room(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
         return fleet, ()
     told: list[Action] = [reasons.kept(run) for run in unmarked.runs if run.id in marked - victims]
     if new := [run for run in by_rule if run.id not in marked]:
-        told.append(reasons.evicted_by_rule(ahead.coming, new, now))
+        told.append(reasons.evicted_by_rule(fleet.config.routing, ahead.coming, new, now))
     for each in evictions:
         if new := [run for run in each.victims if run.id not in marked]:
-            told.append(reasons.evicted(constrained, each, new, now))
+            told.append(reasons.evicted(each, new, now))
     fleet = _marked(unmarked, victims, Reason.EVICTED)
     fleet, granted = grant(fleet, now) if marked - victims else (fleet, ())
     return fleet, (*told, *granted)
@@ -249,7 +249,7 @@ def stop(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
             continue
         if not run.leases or (run.cut_at is not None and now >= run.cut_at):
             fleet = fleet.with_run(replace(run, phase=Phase.STOPPING))
-            actions.append(Terminate(run.id))
+            actions += (*([reasons.cut(run)] if run.leases else []), Terminate(run.id))
     return fleet, tuple(actions)
 
 
@@ -318,7 +318,8 @@ def go_home(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     if due is None or now < due:
         return fleet, ()
     assert fleet.config.server.on_idle is not None
-    return replace(fleet, going_home=True), (Load(fleet.config.server.on_idle),)
+    home = fleet.config.server.on_idle
+    return replace(fleet, going_home=True), (reasons.sent_for(home, QUIET_SECONDS), Load(home))
 
 
 def home_at(fleet: Fleet) -> float | None:

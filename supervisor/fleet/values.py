@@ -301,3 +301,14 @@ class Tell:
 
 
 Action: TypeAlias = Spawn | Terminate | Grant | Refuse | Look | Load | Tell
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the planner was told, and what it said."""
+
+    now: float
+    before: Fleet
+    """With leases as they were counted."""
+    event: Event
+    actions: tuple[Action, ...]

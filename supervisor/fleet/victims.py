@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain, combinations
 from math import inf
 from typing import TYPE_CHECKING
@@ -34,6 +34,8 @@ class Eviction:
     """Empty: they leave because too much is taken as it is."""
     placement: Placement
     victims: tuple[Run, ...]
+    room: Room = field(compare=False)
+    """What there was for it before, once all had come who come first."""
 
 
 def choose(fleet: Fleet, coming: Sequence[str], marked: Set[RunId], now: float) -> tuple[Eviction, ...]:
@@ -70,7 +72,7 @@ class _Choice:
     def _relief(self) -> Iterator[Eviction]:
         """Runs have grown, or a limit was lowered: idle ones leave; where there are too many, busy ones too."""
         room = Room(limits(self._fleet, self._now, by_reading=False), (run.footprint for run in self._staying))
-        victims = []
+        before, victims = room.copy(), []
         for run in self._staying:
             over = {name for name in room.limits if (room.free(name) or 0) < 0}
             is_wanted = run.leases > 0 or run.model.id in self._fleet.queue.wanted
@@ -80,7 +82,7 @@ class _Choice:
             room.give_back(run.footprint)
         self._let_go(victims)
         if victims:
-            yield Eviction("", Placement(Footprint()), tuple(victims))
+            yield Eviction("", Placement(Footprint()), tuple(victims), before)
 
     def _let_go(self, victims: Iterable[Run]) -> None:
         for victim in victims:
@@ -90,8 +92,9 @@ class _Choice:
     def _cheapest(self, name: str, options: Sequence[Placement]) -> Eviction | None:
         order = evictable(self._fleet, name, self._staying, self._now)
         found = ((option, self._fewest(option.footprint, order)) for option in options)
-        evictions = [Eviction(name, option, victims) for option, victims in found if victims]
-        return min(evictions, key=lambda each: self._price(each.victims), default=None)
+        evictions = [Eviction(name, option, victims, self._room) for option, victims in found if victims]
+        cheapest = min(evictions, key=lambda each: self._price(each.victims), default=None)
+        return None if cheapest is None else replace(cheapest, room=self._room.copy())
 
     def _fewest(self, footprint: Footprint, order: Sequence[Run]) -> tuple[Run, ...]:
         """Victims none of which can stay; nobody where it would be no use.

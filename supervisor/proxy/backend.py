@@ -117,7 +117,7 @@ class LocalBackend:
         run = self.origin
         if run.is_cut_by_shutdown:
             return ShuttingDown("the service was shut down before the answer was complete")
-        if run.scope.cancel_called:
+        if run.is_cut:
             return ModelUnloaded(f"`{run.model.id}` was unloaded before it had answered")
         with anyio.move_on_after(LAST_WORDS):
             await run.gone.wait()

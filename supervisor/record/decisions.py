@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ class Decided(NamedTuple):
 
     at: float
     decision: Decision
+    times: int = 1
+    """How often in a row, of all that was decided about this model."""
 
     def as_json(self) -> dict[str, object]:
         kind, model, reason, others = (
@@ -27,25 +29,33 @@ class Decided(NamedTuple):
             self.decision.reason,
             list(self.decision.others),
         )
-        return {"at": round(self.at, 3), "kind": kind, "model": model, "reason": reason, "others": others}
+        told = {"at": round(self.at, 3), "kind": kind, "model": model, "reason": reason, "others": others}
+        return {**told, "times": self.times}
 
 
 class Decisions:
-    """The last ones, oldest first."""
+    """The last ones, oldest first. The same about a model once more is counted, so that it drives out no other."""
 
     def __init__(self, most: int = MOST) -> None:
-        self._last: deque[Decided] = deque(maxlen=most)
+        self._most = most
+        self._numbers = count()
+        self._last: dict[int, Decided] = {}
+        self._last_of: dict[str, int] = {}
+        """The number of the last one about each model."""
 
     def add(self, decision: Decision) -> Decided:
         """One more was made."""
-        decided = Decided(time.time(), decision)
-        self._last.append(decided)
+        before = self._last.get(self._last_of.get(decision.model, -1))
+        is_again = before is not None and before.decision == decision
+        decided = Decided(time.time(), decision, before.times + 1 if before is not None and is_again else 1)
+        if is_again:
+            del self._last[self._last_of[decision.model]]
+        elif len(self._last) >= self._most:
+            del self._last[next(iter(self._last))]
+        number = next(self._numbers)
+        self._last[number] = decided
+        self._last_of |= dict.fromkeys((decision.model, *decision.others), number)
         return decided
 
-    def of(self, model: str, most: int) -> list[Decided]:
-        """The last ones that were made for this model or done to it."""
-        concerned = [each for each in self if model == each.decision.model or model in each.decision.others]
-        return concerned[-most:]
-
     def __iter__(self) -> Iterator[Decided]:
-        return iter(self._last)
+        return iter(self._last.values())

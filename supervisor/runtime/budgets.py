@@ -28,6 +28,12 @@ def longest_stop(config: Config) -> float:
 
 
 def _longest(model: Model, stop_timeout: float) -> float:
+    """With the hooks around its end."""
+    hooks = model.hooks
+    return _leaving(model, stop_timeout) + hooks.timeout * sum(map(bool, (hooks.before_unload, hooks.after_unload)))
+
+
+def _leaving(model: Model, stop_timeout: float) -> float:
     """One that does not leave in time is killed, and its stop command is run again for what that leaves behind."""
     if not model.cmd:
         return STDIN_GRACE
@@ -42,5 +48,5 @@ def too_long_for_systemd(config: Config, environ: Mapping[str, str]) -> str | No
         return None
     return (
         f"stopping may take up to {seconds:.0f} s, and systemd kills after {SYSTEMD_LIMIT:.0f} s unless the unit says "
-        f"otherwise: set its `TimeoutStopSec=`, or lower `drain_timeout` and `stop_timeout`"
+        f"otherwise: set its `TimeoutStopSec=`, or lower `drain_timeout`, `stop_timeout` and the `timeout` of hooks"
     )

@@ -45,11 +45,19 @@ class HookRunner:
         self._around = around
         self._log_of = log_of
         self._redact = redact
+        self._running: set[anyio.CancelScope] = set()
+        self._has_ended = False
+
+    def end(self) -> None:
+        """Kill those that run, and run no more."""
+        self._has_ended = True
+        for scope in self._running:
+            scope.cancel()
 
     async def run(self, name: HookName, model: Model, pid: int | None = None) -> str | None:
         """Run a hook of this model to its end, if it has it; what went wrong."""
         argv: tuple[str, ...] = getattr(model.hooks, name)
-        if not argv:
+        if not argv or self._has_ended:
             return None
         shown = shlex.join(map(self._redact, redacted(argv)))
         logger.info("%s of %s: %s", name, model.id, shown)
@@ -65,17 +73,19 @@ class HookRunner:
             stream: LineSplitter(lambda text, stream=stream: log(stream, self._redact(text)))  # type: ignore[misc]
             for stream in ("stdout", "stderr")
         }
+        scope = anyio.CancelScope(deadline=anyio.current_time() + model.hooks.timeout)
+        self._running.add(scope)
         try:
-            with anyio.fail_after(model.hooks.timeout):
+            with scope:
                 code = await run_to_end(command, lambda stream, chunk: splitters[stream].feed(chunk))
+                return None if code == 0 else f"ended with code {code}"
         except OSError as exc:
-            return (
-                "took too long and was killed" if isinstance(exc, TimeoutError) else f"could not be run: {exc.strerror}"
-            )
+            return f"could not be run: {exc.strerror}"
         finally:
+            self._running.discard(scope)
             for splitter in splitters.values():
                 splitter.close()
-        return None if code == 0 else f"ended with code {code}"
+        return f"was killed {'with all the rest' if self._has_ended else f'after {model.hooks.timeout:g} s'}"
 
     def _environment(self, name: HookName, model: Model, pid: int | None) -> dict[str, str]:
         own = {"LLAMA_SUPERVISE_MODEL": model.id, "LLAMA_SUPERVISE_HOOK": name}

@@ -45,6 +45,7 @@ class LiveRun:
         "heard",
         "heard_at",
         "id",
+        "is_cut",
         "is_cut_by_shutdown",
         "leases",
         "load",
@@ -92,6 +93,8 @@ class LiveRun:
         """What runs otherwise than it was meant to, by message."""
         self.failure: Failure | None = None
         self.gone = asyncio.Event()
+        self.is_cut = False
+        """Whether it was told to leave; how it ends then is no failure."""
         self.is_cut_by_shutdown = False
         self.scope = anyio.CancelScope()
         self._on_end: list[Callable[[], None]] = []
@@ -124,10 +127,15 @@ class LiveRun:
         """Call this when the run is asked to leave, or has left by itself."""
         self._on_end.append(callback)
 
-    def terminate(self, *, by_shutdown: bool = False) -> None:
-        """Cut the requests it still serves and end its process."""
+    def cut(self, *, by_shutdown: bool) -> None:
+        """Cut the requests it still serves."""
+        self.is_cut = True
         self.is_cut_by_shutdown = by_shutdown
         self._run_callbacks()
+
+    def terminate(self, *, by_shutdown: bool = False) -> None:
+        """Cut the requests it still serves and end its process."""
+        self.cut(by_shutdown=by_shutdown)
         self.scope.cancel()
 
     def force(self) -> None:

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from supervisor.config.values import Console
-from supervisor.record.echo import dropped
+from supervisor.record.scribe import dropped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator
@@ -146,7 +146,7 @@ class Reader:
             return ""
         lost = fresh[0].begin - self._seen.end
         self._seen = Place(fresh[-1].number, fresh[-1].end)
-        return (dropped(lost) if lost else "") + _joined(fresh)
+        return dropped(lost) + _joined(fresh)
 
 
 def _cost(text: str) -> int:

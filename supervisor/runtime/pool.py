@@ -40,6 +40,7 @@ from supervisor.fleet.values import (
     Requested,
     RunId,
     Spawn,
+    Step,
     Tell,
     Terminate,
     Tick,
@@ -84,6 +85,8 @@ class Pool:
         self.decisions = Decisions()
         self.on_decision: list[Callable[[Decided], None]] = []
         """Called with each decision; must not raise."""
+        self.on_step: list[Callable[[Step], None]] = []
+        """Called with all that the planner hears and says; must not raise."""
         self._launcher = launcher
         self._clock = clock
         self._runs: dict[RunId, LiveRun] = {}
@@ -195,12 +198,14 @@ class Pool:
         self._checks.look_at(config.models.values())
 
     def close(self, *, force: bool = False) -> None:
-        """Take no more requests and start to end everything; `force` neither waits for requests nor for children."""
+        """Take no more requests and start to end everything; `force` waits for no request, child or hook."""
         if not self.fleet.closing:
             self._step(Closing())
         if force:
+            self._launcher.hooks.end()
             self._step(UnloadAsked(force=True))
             for live in self._runs.values():
+                live.terminate(by_shutdown=True)
                 live.force()
 
     def live(self, model: str) -> LiveRun | None:
@@ -220,6 +225,8 @@ class Pool:
         fleet = self.fleet.recounted({run.id: run.count() for run in self._runs.values()})
         self.fleet, actions = decide(fleet, event, now)
         logger.debug("%s -> %s -> %r", event, actions, self.fleet)
+        for note in self.on_step:
+            note(Step(now, fleet, event, actions))
         for action in actions:
             self._perform(action)
         self._reopen(now)
@@ -241,6 +248,7 @@ class Pool:
                 live = self._runs[run_id]
                 logger.info("stopping %s (run %s, pid %s)", live.model.id, run_id, live.pid, extra=_facts(live))
                 if live.load is not None and live.model.hooks.before_unload:
+                    live.cut(by_shutdown=self.fleet.closing)
                     self._tasks.start_soon(self._part_from, live)
                 else:
                     live.terminate(by_shutdown=self.fleet.closing)
@@ -373,7 +381,7 @@ class Pool:
             failure = self._launcher.broken(live, exc)
         finally:
             del self._runs[live.id]
-            failure = None if live.scope.cancel_called else failure
+            failure = None if live.is_cut else failure
             logger.info("%s has ended (run %s, pid %s)", live.model.id, live.id, live.pid, extra=_facts(live))
             self._step(Exited(live.id, failure, random.random()))
             if failure is not None:

@@ -6,6 +6,8 @@ import asyncio
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 import traceback
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from tests.chaos.oracle import Question
 
+ROOT = Path(__file__).parents[2]
 CLIENTS = 16
 RECOVERY = 90.0
 """Seconds in which every model has to serve again once nothing is broken any more."""
@@ -55,11 +58,22 @@ async def storm(models: Path, binary: Path, *, seconds: float, seed: int, say: C
             if supervised.is_up.is_set():
                 await supervised.end(signal.SIGTERM)
             faults.close()
+            await _replay(supervised, ledger)
             if not ledger.is_clean:
                 kept = Path(tempfile.gettempdir()) / f"chaos-{seed}.log"
                 shutil.copyfile(supervised.folder / "service.log", kept)
                 say(f"the service's log is kept in {kept}")
     return ledger
+
+
+async def _replay(supervised: Supervised, ledger: Ledger) -> None:
+    """Every decision of every service there was, taken again."""
+    log = supervised.folder / "decisions.jsonl"
+    argv = [sys.executable, ROOT / "scripts" / "replay", log]
+    replay = await asyncio.create_subprocess_exec(*argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said, _ = await replay.communicate()
+    if replay.returncode != 0:
+        ledger.broken.append(f"the decision log does not replay: {said.decode()[-2000:]}")
 
 
 async def _weather(

@@ -80,6 +80,7 @@ class Supervised:
         )
         head = '[server]\nmax_loaded = 2\ndrain_timeout = "5s"\nstop_timeout = "2s"\nmax_wait = "5s"\n'
         head += f'store = "{self.small}/activity.db"\nlog_dir = "{self.small}/logs"\n'
+        head += f'decision_log = "{self.folder}/decisions.jsonl"\n'
         defaults = '[defaults]\nstall_timeout = "3s"\nload_timeout = "10s"\n'
         text = f'{head}{defaults}binary = "{self._binary}"\n'
         for name in ("a", "b", "embed"):

@@ -89,6 +89,7 @@ SETTINGS: dict[str, Any] = {
     "log_dir": "/logs",
     "log_file_size": 13,
     "log_file_count": 14,
+    "decision_log": "/decisions.jsonl",
     "log_format": LogFormat.JSON,
     "activity": False,
     "max_queue": 3,

@@ -39,6 +39,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, tiny: Path, wheel_binary: 
     config = f"""
     [server]
     max_loaded = 5
+    decision_log = "decisions.jsonl"
     [models.good]
     binary = "{wheel_binary}"
     model = "{tiny}/tiny-a.gguf"
@@ -146,6 +147,14 @@ def test_our_own_log_has_no_secret(service: RunningService) -> None:
 
     assert log.count("spawned pid") >= 6
     assert_silent(log)
+
+
+def test_the_decision_log_has_no_secret(service: RunningService) -> None:
+    """It tells of every start and of every failure."""
+    log = service.directory / "decisions.jsonl"
+    eventually(lambda: log.exists() and all(f'"{name}"' in log.read_text() for name in ("good", "bad", "printed")))
+
+    assert_silent(log.read_text())
 
 
 def test_options_are_not_in_the_process_list(service: RunningService) -> None:

@@ -7,7 +7,6 @@ the pool does it. The time is what `at` says; it stands still otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -15,9 +14,11 @@ from supervisor.config.expressions import parsed
 from supervisor.config.routing import Matrix
 from supervisor.config.values import Config, Model, Server
 from supervisor.errors import Failure
+from supervisor.fleet.essence import Essence
 from supervisor.fleet.planner import decide, next_deadline
-from supervisor.fleet.queue import Ticket
+from supervisor.fleet.queue import Ticket, TicketId
 from supervisor.fleet.values import (
+    Abandoned,
     Action,
     BecameReady,
     Count,
@@ -30,9 +31,11 @@ from supervisor.fleet.values import (
     Requested,
     Run,
     Spawn,
+    Step,
     Tell,
     Terminate,
 )
+from tests.fleet.again import assert_same_again
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,15 +73,6 @@ def failure_of(model: str, *, phase: str = "loading") -> Failure:
     )
 
 
-class Name(str):
-    """What a ticket is called; of two, the one that came first is the lesser, as it is with numbers."""
-
-    number: int
-
-    def __lt__(self, other: Name) -> bool:  # type: ignore[override]
-        return self.number < other.number
-
-
 @dataclass
 class Scene:
     """A fleet, the time, and what the planner said last."""
@@ -88,15 +82,18 @@ class Scene:
     actions: tuple[Action, ...] = ()
 
     def __post_init__(self) -> None:
-        self._numbers = count(1)
-        self._runs: dict[str, Run] = {}
+        self._names: dict[TicketId, str] = {}
+        self._runs: dict[str, Run] = {run.model.id: run for run in self.fleet.runs}
         self._granted: dict[str, Run] = {}
+        self._essence = Essence()
 
     def when(self, event: Event, *, at: float | None = None) -> Self:
         """Something happens."""
         self.now = self.now if at is None else at
         numbered = self._numbered(event)  # first, for it may end a lease
-        self.fleet, actions = decide(self.fleet, numbered, self.now)
+        before = self.fleet
+        self.fleet, actions = decide(before, numbered, self.now)
+        assert_same_again(self._essence, Step(self.now, before, numbered, actions), self.fleet)
         self.told = [action.decision for action in actions if isinstance(action, Tell)]
         self.actions = tuple(action for action in actions if not isinstance(action, Tell))
         for action in self.actions:
@@ -104,7 +101,7 @@ class Scene:
                 case Spawn(run):
                     self._runs[run.model.id] = run
                 case Grant(ticket, run_id):
-                    self._granted[str(ticket)] = next(run for run in self._runs.values() if run.id == run_id)
+                    self._granted[self._name(ticket)] = next(run for run in self._runs.values() if run.id == run_id)
         return self
 
     def then(self, *expected: Action) -> Self:
@@ -120,6 +117,11 @@ class Scene:
             assert not self.run(model).leases
         return self
 
+    def counted(self, model: str, leases: int, *, used_at: float, gap: float | None = None) -> Self:
+        """This model is used, and the planner is not told; its requests end as `Released(model)`."""
+        self.fleet = self.fleet.recounted({self.run(model).id: Count(leases, used_at, gap)})
+        return self
+
     def run(self, model: str) -> Run:
         run = self.fleet.run_of(model)
         assert run is not None, f"`{model}` is not running"
@@ -133,7 +135,7 @@ class Scene:
 
     @property
     def waiting(self) -> list[str]:
-        return [str(ticket.id) for ticket in self.fleet.queue]
+        return [self._name(ticket.id) for ticket in self.fleet.queue]
 
     @property
     def deadline(self) -> float | None:
@@ -141,12 +143,18 @@ class Scene:
 
     def _numbered(self, event: Event) -> Event:
         match event:
+            case Requested(Ticket()):
+                return event
             case Requested(name):
-                called = Name(name)
-                called.number = next(self._numbers)
-                return Requested(Ticket(called, called.rstrip("0123456789"), self.now))
-            case Released(name):
+                number = TicketId(len(self._names) + 1)
+                self._names[number] = str(name)
+                return Requested(Ticket(number, str(name).rstrip("0123456789"), self.now))
+            case Abandoned(name):
+                return Abandoned(next(number for number, known in self._names.items() if known == name))
+            case Released(name) if name in self._granted:
                 return Released(self._end_lease(str(name)))
+            case Released(name):
+                return Released(self._runs[str(name)].id)
             case BecameReady(name) | Exited(name):
                 return replace(event, run=self._runs[str(name)].id)
             case _:
@@ -159,6 +167,9 @@ class Scene:
                 self.fleet = self.fleet.recounted({run.id: Count(run.leases - 1, self.now, run.gap)})
         return granted
 
+    def _name(self, ticket: TicketId) -> str:
+        return self._names.get(ticket, str(ticket))
+
     def _named(self, action: Action) -> Action:
         models = {run.id: name for name, run in self._runs.items()}
         match action:
@@ -167,8 +178,8 @@ class Scene:
             case Terminate(run):
                 return Terminate(models[run])
             case Grant(ticket, run):
-                return Grant(ticket, models[run])
+                return Grant(self._name(ticket), models[run])
             case Refuse(ticket, error):
-                return Refuse(ticket, type(error))
+                return Refuse(self._name(ticket), type(error))
             case _:
                 return action

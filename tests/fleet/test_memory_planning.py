@@ -351,32 +351,6 @@ def test_busy_model_that_was_just_loaded_goes_on_for_a_while() -> None:
     assert scene.run("a").is_leaving
 
 
-# Words.
-
-
-def test_eviction_explains_itself() -> None:
-    """Who needs what, what was free, who left, how large and how idle it was."""
-    takes = {"qwen": {"CUDA0": 6}, "phi": {"CUDA0": 9}, "gemma": {"CUDA0": 17}}
-    scene = house("qwen", "phi", "gemma", takes=takes, memory=budget(CUDA0=18))
-    loaded(scene, "qwen", "phi", free={"CUDA0": 18})
-    scene.when(Requested("gemma1"), at=240)
-
-    (told,) = [decision for decision in scene.told if decision.kind is Kind.EVICTED]
-    assert told.reason == (
-        "gemma needs 17.0 GiB on CUDA0 (measured), 3.0 GiB free; "
-        "evicted qwen (6.0 GiB, idle 4 m) and phi (9.0 GiB, idle 4 m)"
-    )
-    assert told.others == ("qwen", "phi")
-
-
-def test_waiting_explains_itself() -> None:
-    """Whom one waits for, and how many requests it still serves."""
-    scene = given("a", "b", min_residency=0).has("a").when(Requested("a1"))
-
-    scene.when(Requested("b1"))
-    assert [decision.reason for decision in scene.told][-1] == "b waits: a leaves once its request has been served"
-
-
 # At home.
 
 

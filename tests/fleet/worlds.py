@@ -31,13 +31,13 @@ SAME = settings(
 OTHERS = settings(SAME, max_examples=2000, derandomize=False)
 
 
-def play_the_same(world: type[RuleBasedStateMachine]) -> None:
-    """Play 200 of its worlds, the same in every run on every machine."""
-    command = [sys.executable, "-m", "tests.fleet.worlds", world.__module__, world.__qualname__]
+def play_the_same(world: type[RuleBasedStateMachine], *, count: int = SAME.max_examples) -> None:
+    """Play so many of its worlds, the same in every run on every machine."""
+    command = [sys.executable, "-m", "tests.fleet.worlds", world.__module__, world.__qualname__, str(count)]
     played = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert played.returncode == 0, played.stdout + played.stderr
 
 
 if __name__ == "__main__":
-    _, module, name = sys.argv
-    run_state_machine_as_test(getattr(import_module(module), name), settings=SAME)
+    _, module, name, count = sys.argv
+    run_state_machine_as_test(getattr(import_module(module), name), settings=settings(SAME, max_examples=int(count)))

@@ -35,7 +35,7 @@ def test_a_full_pipe() -> None:
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as source, os.fdopen(writer, "wb") as file, Echo(file, limit=1000) as echo:
         echo.write("x" * 900)
-        eventually(lambda: not echo._pieces)
+        eventually(lambda: not echo.waiting)
         began = time.monotonic()
         for _ in range(1000):
             echo.write("y" * 499)
@@ -44,7 +44,7 @@ def test_a_full_pipe() -> None:
 
         def all_read() -> bool:
             seen.extend(source.read() or b"")
-            return not echo._pieces
+            return not echo.waiting
 
         seen = bytearray()
         eventually(all_read)
@@ -77,5 +77,5 @@ def test_nobody_left() -> None:
     os.close(reader)
     with os.fdopen(writer, "wb", buffering=0) as file, Echo(file) as echo:
         echo.write("one")
-        eventually(lambda: not echo._thread.is_alive())
+        eventually(lambda: not echo.is_read)
         echo.write("two")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from supervisor.record.log_files import LONGEST_NAME, MODELS, MOST_BYTES, OWN, LogFiles, append, file_name
+from supervisor.record.log_files import LONGEST_NAME, MODELS, MOST_BYTES, OWN, LogFiles, file_name
+from supervisor.record.rotation import append
 from tests.conftest import eventually
 from tests.proxy.conftest import fake_cmd, http_to
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from supervisor.record.scribe import Lot
     from tests.conftest import RunningService
 
 
@@ -114,7 +116,7 @@ def test_where_nothing_can_be_written(tmp_path: Path, caplog: pytest.LogCaptureF
         LogFiles(folder, size=1000, count=1, clock=lambda: now[0]) as files,
     ):
         files.own("lost")
-        eventually(lambda: "are not written for now: " in caplog.text)
+        eventually(lambda: "cannot be written for now: " in caplog.text)
         files.own("lost, too")
         eventually(lambda: files._lost == {folder / OWN: 15})
         folder.unlink()
@@ -122,9 +124,9 @@ def test_where_nothing_can_be_written(tmp_path: Path, caplog: pytest.LogCaptureF
         eventually(lambda: files._lost == {folder / OWN: 28})
         now[0] += 60
         files.own("found")
-        eventually(lambda: "are written again" in caplog.text)
+        eventually(lambda: "can be written again" in caplog.text)
 
-    assert caplog.text.count("are not written for now") == 1
+    assert caplog.text.count("cannot be written for now") == 1
     assert contents(folder) == {OWN: "\n— 28 bytes dropped —\nfound\n".encode()}
 
 
@@ -135,7 +137,7 @@ def test_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "supervisor.logs"), LogFiles(tmp_path, size=1000, count=1) as files:
         try:
             files.own("x")
-            eventually(lambda: "are not written for now" in caplog.text)
+            eventually(lambda: "cannot be written for now" in caplog.text)
         finally:
             (tmp_path / OWN).unlink()
     if "Operation not permitted" in caplog.text or "Permission denied" in caplog.text:
@@ -149,14 +151,14 @@ def test_a_disk_that_hangs(tmp_path: Path) -> None:
     go = threading.Event()
 
     class Stuck(LogFiles):
-        def _append(self, path: Path, data: bytes) -> None:
+        def _write(self, place: Path, lot: Lot[bytes]) -> None:
             go.wait()
-            super()._append(path, data)
+            super()._write(place, lot)
 
     with Stuck(tmp_path, size=1 << 30, count=1) as files:
         for _ in range(4 * MOST_BYTES // 1000):
             files.own("x" * 999)
-        assert files._bytes <= MOST_BYTES
+        assert files.waiting <= MOST_BYTES
         go.set()
 
     assert (tmp_path / OWN).stat().st_size < 2.5 * MOST_BYTES  # one lot on its way, one waiting
@@ -203,5 +205,5 @@ def test_a_service_without_room_for_logs(start: Callable[..., RunningService], t
         assert http.get("/props", params={"model": "fake"}).status_code == 200
 
     log = service.directory / "service.log"
-    eventually(lambda: "are not written for now: Not a directory" in log.read_text())
-    assert log.read_text().count("are not written for now") == 1
+    eventually(lambda: "cannot be written for now: Not a directory" in log.read_text())
+    assert log.read_text().count("cannot be written for now") == 1

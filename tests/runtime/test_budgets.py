@@ -6,21 +6,31 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.config.values import Config, Model, Server
+from supervisor.config.values import Config, Hooks, Model, Server
 from supervisor.runtime.budgets import SYSTEMD_LIMIT, longest_stop, too_long_for_systemd
 
 LLAMA = Model(id="llama")
 CMD = Model(id="cmd", cmd=("run", "${PORT}"))
 CONTAINER = Model(id="container", cmd=("run", "${PORT}"), cmd_stop=("stop",))
+HOOKED = Model(id="hooked", hooks=Hooks(before_unload=("stop",), after_unload=("start",), timeout=20.0))
+UNHOOKED = Model(id="unhooked", hooks=Hooks(before_load=("stop",), after_load=("start",), timeout=20.0))
 SLOW = Model(id="slow", cmd=("run", "${PORT}"), unload_timeout=60.0)
 
 
 @pytest.mark.parametrize(
     ("models", "seconds"),
-    [((), 37.0), ((LLAMA,), 38.0), ((LLAMA, CMD), 47.0), ((CMD, CONTAINER), 57.0), ((CMD, SLOW), 97.0)],
+    [
+        ((), 37.0),
+        ((LLAMA,), 38.0),
+        ((LLAMA, CMD), 47.0),
+        ((CMD, CONTAINER), 57.0),
+        ((CMD, SLOW), 97.0),
+        ((CMD, HOOKED), 78.0),
+        ((UNHOOKED,), 38.0),
+    ],
 )
 def test_the_defaults_add_up(models: tuple[Model, ...], seconds: float) -> None:
-    """Children have their time together: the longest counts, not the sum."""
+    """Children have their time together, with their hooks: the longest counts, not the sum."""
     config = Config(Path(), Server(), {model.id: model for model in models})
 
     assert longest_stop(config) == seconds

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import eventually
+from tests.conftest import alive, eventually
+from tests.test_swapping import endless_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,3 +84,58 @@ def test_hook_that_hangs_is_killed(start: Callable[..., Service], tiny: Path) ->
 
     assert service.chat("a").status_code == 200
     assert len(service.children()) == 1
+
+
+# At the end of the service.
+
+HANGING = "import time; time.sleep(1000)"
+
+
+@pytest.mark.parametrize("name", ["before_unload", "after_unload"])
+def test_hook_that_hangs_at_the_end_of_the_service(
+    start: Callable[..., Service], tiny: Path, tmp_path: Path, name: str
+) -> None:
+    """It has its time as ever, and the service ends with every child gone."""
+    note = tmp_path / "note"
+    service = start(config(tiny, f'{noting(name, note, then=HANGING)}\ntimeout = "1s"'))
+    service.chat("a")
+    pid = service.pid("a")
+
+    assert service.stop() == 0
+    assert note.read_text().startswith(name)
+    assert not alive(pid)
+    assert "was killed after 1 s" in (service.directory / "service.log").read_text()
+
+
+def test_requests_are_cut_in_time_whatever_a_hook_does(
+    start: Callable[..., Service], tiny: Path, tmp_path: Path
+) -> None:
+    """They have `drain_timeout`; then their process lives on for the hook alone."""
+    note = tmp_path / "note"
+    text = config(tiny, noting("before_unload", note, then=HANGING)).replace("[server]", "[server]\ndrain_timeout = 0")
+    service = start(text)
+    with endless_answer(service, "a") as pieces:
+        pid = service.pid("a")
+        service.process.send_signal(signal.SIGTERM)
+        end = "".join(pieces)
+        assert alive(pid)
+        eventually(note.exists)
+
+    assert json.loads(end.rpartition("data: ")[2])["error"]["code"] == "shutting_down"
+    assert service.stop() == 0
+
+
+@pytest.mark.parametrize("name", ["before_unload", "after_unload"])
+def test_second_signal_waits_for_no_hook(start: Callable[..., Service], tiny: Path, tmp_path: Path, name: str) -> None:
+    """Neither for one that runs nor for one that would be next; and what ends in this way has not crashed."""
+    note = tmp_path / "note"
+    hooks = f'{noting(name, note, then=HANGING)}\ntimeout = "1h"'
+    service = start(config(tiny, hooks))
+    service.chat("a")
+    service.process.send_signal(signal.SIGTERM)
+    eventually(lambda: note.exists() and name in note.read_text())
+    began = time.monotonic()
+
+    assert service.stop() == 0
+    assert time.monotonic() - began < 20
+    assert "crashed" not in (service.directory / "service.log").read_text()

@@ -13,7 +13,8 @@ import pytest
 
 from supervisor.config.values import Config, Model, Server
 from supervisor.errors import ModelFailed, ModelNotFound, ModelUnloaded, ShuttingDown
-from supervisor.fleet.values import Phase
+from supervisor.fleet.planner import decide
+from supervisor.fleet.values import Abandoned, BecameReady, Closing, Phase, Requested
 from supervisor.llama.diagnosis import Diagnosis, report
 from supervisor.runtime.pool import Pool
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from supervisor.errors import Failure
+    from supervisor.fleet.values import Step
     from supervisor.runtime.live import LiveRun
 
 pytestmark = pytest.mark.anyio
@@ -41,6 +43,7 @@ class ScriptedLauncher:
         """The model whose files would be read ahead now."""
         self.files = 1
         self.ledger = SimpleNamespace(on_change=[])
+        self.hooks = SimpleNamespace(end=lambda: None)
 
     async def check(self, model: Model) -> Failure | None:
         return None
@@ -562,3 +565,24 @@ async def test_a_failure_is_forgotten_with_what_failed() -> None:
         assert pool.reports.keys() == {"a"}
         pool.adopt(config())
         assert pool.reports == {}
+
+
+# Who watches.
+
+
+async def test_steps_can_be_taken_again() -> None:
+    """Whoever is told of a step has all it took: the planner says the same once more."""
+    steps: list[Step] = []
+    async with a_pool(config("a", "b")) as (pool, launcher):
+        pool.on_step.append(steps.append)
+        await ready(pool, launcher, "a")
+        with await pool.lease("a"):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(pool.load, "b")
+                await settled()
+                tasks.cancel_scope.cancel()
+        await settled()
+
+    assert {type(step.event) for step in steps} >= {Requested, BecameReady, Abandoned, Closing}
+    for step in steps:
+        assert decide(step.before, step.event, step.now)[1] == step.actions
