@@ -199,6 +199,28 @@ def test_nobody_is_let_through_by_a_start_that_an_overdue_ticket_waits_behind() 
     scene.when(Exited("old"), at=15.1).when(seen({"CUDA0": 8, HOST: 8}, CUDA0=8, host=9)).then(Spawn("large"))
 
 
+def test_who_waits_for_a_busy_model_holds_what_it_lacks() -> None:
+    """Nobody behind it takes the rest of the device, though there is room for him now."""
+    takes = {"busy": {"CUDA0": 12}, "large": {"CUDA0": 20}, "small": {"CUDA0": 10}}
+    scene = house("busy", "large", "small", takes=takes, memory=budget(CUDA0=24), min_residency=10)
+    loaded(scene, "busy", free={"CUDA0": 24})
+    scene.when(Requested("busy1")).when(Requested("large1")).then()
+
+    scene.when(Requested("small1")).then()
+    scene.when(Tick(), at=10).when(Released("busy1")).then(Terminate("busy"))
+    scene.when(Exited("busy")).when(seen({"CUDA0": 24})).then(Spawn("large"))
+
+
+def test_file_that_two_models_map_is_there_once() -> None:
+    """The second one takes only what is its own, and its leaving gives no more."""
+    takes = Footprint({HOST: 1 * G}, {"/m.gguf": 6 * G}, MEASURED)
+    scene = house("a", "b", "c", takes={"c": {HOST: 6}}, memory=budget(host=8))
+    scene.when(Measured("a", takes)).when(Measured("b", takes))
+    loaded(scene, "a", "b")
+
+    scene.when(Requested("c1"), at=5).then(Terminate("a"), Terminate("b"), Look())
+
+
 def test_unknown_footprint_is_alone_until_it_is_measured() -> None:
     """Nobody knows what a foreign server takes; once it runs, everybody does."""
     scene = house(Model("foreign", cmd=("x",)), "a", takes={"a": {HOST: 2}}, memory=budget(host=8))
