@@ -127,6 +127,15 @@ def test_own_runs_are_not_counted_twice() -> None:
     scene.when(Requested("b1"), at=5).when(seen({HOST: 7}, host=16)).then(Spawn("b"))
 
 
+def test_load_that_is_under_way_will_take_what_is_free_now() -> None:
+    """What the machine says is free does not know of it yet."""
+    scene = house("a", "b", takes={"a": {HOST: 6}, "b": {HOST: 6}}, memory=budget())
+    scene.when(Requested("a1")).when(seen({HOST: 8}, host=16)).then(Spawn("a"))
+
+    scene.when(Requested("b1"), at=2).when(seen({HOST: 8}, host=16)).then()
+    scene.when(BecameReady("a"), at=3).when(Released("a1")).then(Terminate("a"))
+
+
 def test_reserve_is_left_alone() -> None:
     """Without a budget a device is ours but for the reserve."""
     scene = house("a", "b", takes={"a": {HOST: 7}, "b": {HOST: 6}}, memory=budget(reserve=2))
@@ -230,6 +239,16 @@ def test_unknown_footprint_is_alone_until_it_is_measured() -> None:
     scene.when(Measured("foreign", Footprint({HOST: 1 * G}, source=MEASURED))).then(Spawn("a"))
 
 
+def test_unknown_footprint_is_not_more_than_pinned_models_leave() -> None:
+    """They stay; it is alone beside them."""
+    models = [Model("p", pinned=True), Model("foreign", cmd=("x",))]
+    scene = house(*models, "a", takes={"p": {HOST: 4}, "a": {HOST: 1}}, memory=budget(host=8))
+    loaded(scene, "p")
+
+    scene.when(Requested("foreign1")).then(Spawn("foreign"))
+    scene.when(Requested("a1")).then()
+
+
 def test_grown_run_makes_others_leave() -> None:
     """A prompt cache that outgrows the budget costs who is idle its place, not the machine its memory."""
     scene = house("a", "b", takes={"a": {HOST: 4}, "b": {HOST: 3}}, memory=budget(host=8))
@@ -314,6 +333,22 @@ def test_what_no_gpu_holds_is_left_to_the_processor() -> None:
     scene.when(seen({"CUDA0": 24, HOST: 32})).when(Requested("a1")).then(Spawn("a"))
 
     assert scene.run("a").footprint.amounts == {"CUDA0": 24 * G, HOST: 7 * G}
+
+
+def test_layers_that_are_asked_for_are_not_left_to_the_processor() -> None:
+    """Who says `n-gpu-layers` means it; the model does not fit."""
+    by_hand = Model("a", options={"n-gpu-layers": 99})
+    scene = house(by_hand, takes={"a": {"CUDA0": 30, HOST: 1}}, memory=budget(CUDA0=24, host=64))
+
+    scene.when(seen({"CUDA0": 24, HOST: 64})).when(Requested("a1")).then(Refuse("a1", CannotFit))
+
+
+def test_device_without_anything_free_holds_nothing() -> None:
+    """Not even a part of a model, however little that would be."""
+    by_hand = Model("a", options={"n-gpu-layers": 99})
+    scene = house(by_hand, takes={"a": {"CUDA0": 6}}, memory=budget(CUDA0=8))
+
+    scene.when(Requested("a1")).when(seen({"CUDA0": 0}, CUDA0=8)).then(Refuse("a1", CannotFit))
 
 
 # When the books are wrong.
