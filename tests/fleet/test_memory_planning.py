@@ -12,6 +12,7 @@ from supervisor.fleet.books import SETTLE_SECONDS
 from supervisor.fleet.decisions import Kind
 from supervisor.fleet.memory import HOST, Device, Footprint, Measured, Reading, Source
 from supervisor.fleet.values import (
+    Abandoned,
     BecameReady,
     Exited,
     Grant,
@@ -82,6 +83,30 @@ def test_no_more_leave_than_needed() -> None:
     scene.when(Requested("new1"), at=9).then(Terminate("large"), Look())
 
 
+def test_one_large_model_leaves_before_many_small_ones() -> None:
+    """Of many runs, too: it is used as rarely as they are, and enough by itself."""
+    sizes = {**{f"small-{n}x": 1 for n in range(6)}, "large": 6}
+    scene = house(
+        *sizes, "new", takes={n: {HOST: size} for n, size in {**sizes, "new": 6}.items()}, memory=budget(host=12)
+    )
+    loaded(scene, *sizes)
+
+    scene.when(Requested("new1"), at=9).then(Terminate("large"), Look())
+
+
+def test_small_model_that_would_leave_in_vain_stays() -> None:
+    """Of many runs, too: it is the first to go by its use, but those who have to go after it are enough."""
+    sizes = {"tiny": 1, **{f"model-{n}x": 2 for n in range(6)}}
+    scene = house(
+        *sizes, "new", takes={n: {HOST: size} for n, size in {**sizes, "new": 4}.items()}, memory=budget(host=13)
+    )
+    for at, model in enumerate(sizes):
+        scene.when(Requested(f"{model}0"), at=at).when(seen({HOST: 16})).when(BecameReady(model))
+        scene.when(Released(f"{model}0"))
+
+    scene.when(Requested("new1"), at=60).then(Terminate("model-0x"), Terminate("model-1x"), Look())
+
+
 def test_cheap_reload_leaves_before_a_dear_one() -> None:
     """Both are as large and were used as lately; what takes long to load stays."""
     scene = house("slow", "fast", "new", takes={n: {HOST: 4} for n in ("slow", "fast", "new")}, memory=budget(host=8))
@@ -112,11 +137,12 @@ def test_memory_of_others_counts() -> None:
 
 def test_ledger_decides_alone_where_the_machine_does_not_answer() -> None:
     """What it said once says nothing of now."""
-    scene = house("a", takes={"a": {HOST: 6}}, memory=budget(host=8))
+    scene = house("a", "b", takes={"a": {HOST: 6}}, memory=budget(host=8))
     scene.when(Requested("a1")).when(seen({HOST: 3}, host=16)).then(Refuse("a1", CannotFit))
 
     scene.when(Requested("a2"), at=60).then(Look())
     scene.when(Observed(None)).then(Spawn("a"))
+    scene.when(Measured("b", Footprint({HOST: 3 * G}))).when(Requested("b1")).then()
 
 
 def test_own_runs_are_not_counted_twice() -> None:
@@ -258,6 +284,17 @@ def test_grown_run_makes_others_leave() -> None:
     scene.when(Measured("a", Footprint({HOST: 6 * G}, source=MEASURED))).then(Terminate("b"))
 
 
+def test_grown_run_ends_nobody_who_is_asked_for() -> None:
+    """It is no reason to swap what both are needed for; the machine has to bear it."""
+    scene = house("a", "b", takes={"a": {HOST: 4}, "b": {HOST: 3}}, memory=budget(host=8))
+    loaded(scene, "a", "b")
+    scene.when(Requested("a1"), at=5).when(Requested("b1"))
+
+    scene.when(Measured("a", Footprint({HOST: 6 * G}, source=MEASURED))).then()
+    assert scene.run("a").is_open
+    assert scene.run("b").is_open
+
+
 # Placement.
 
 
@@ -391,6 +428,16 @@ def test_it_is_tried_once_more_and_not_until_the_house_is_empty() -> None:
     assert scene.run("b").is_open
 
 
+def test_load_that_nobody_waits_for_is_not_tried_again() -> None:
+    """It is a failed start like any other."""
+    scene = house("a", "b", takes={"a": {"CUDA0": 4}, "b": {"CUDA0": 4}}, memory=budget(CUDA0=8))
+    loaded(scene, "a", free={"CUDA0": 8})
+    scene.when(Requested("b1"), at=5).when(seen({"CUDA0": 4}, CUDA0=8)).when(Abandoned("b1"))
+
+    scene.when(Exited("b", out_of_memory("b")), at=6).then()
+    assert "b" in scene.fleet.failures
+
+
 def test_reserve_is_left_to_others_by_the_machine_s_reading_too() -> None:
     """There is room by the ledger, and 5 GiB are free; but 2 of them are not for us."""
     scene = house("a", takes={"a": {HOST: 4}}, memory=budget(reserve=2))
@@ -406,6 +453,22 @@ def test_busy_model_that_was_just_loaded_goes_on_for_a_while() -> None:
     assert scene.deadline == 10
     scene.when(Tick(), at=10).then()
     assert scene.run("a").is_leaving
+
+
+def test_residency_ends_with_the_patience_of_who_waits() -> None:
+    """And the planner asks to be woken for that."""
+    scene = given("a", "b", min_residency=100, max_wait=5).has("a").when(Requested("a1")).when(Requested("b1"), at=1)
+
+    assert scene.deadline == 6
+    scene.when(Tick(), at=6).then()
+    assert scene.run("a").is_leaving
+
+
+def test_idle_model_leaves_at_once_however_lately_it_was_loaded() -> None:
+    """There is nothing to finish that it was loaded for."""
+    scene = given("a", "b").when(Requested("a1")).when(BecameReady("a"), at=10).when(Released("a1"))
+
+    scene.when(Requested("b1")).then(Terminate("a"))
 
 
 # Words.

@@ -184,6 +184,15 @@ def test_load_that_somebody_waits_for_is_not_evicted() -> None:
     scene.when(Released("a1")).then(Terminate("a"))
 
 
+def test_load_that_a_later_ticket_waits_for_is_not_evicted() -> None:
+    """2.6, rule 5: whoever it is that waits for it."""
+    scene = grouped("a", "b").when(Requested("a1")).when(Requested("b1")).when(Requested("a2"))
+
+    scene.when(Abandoned("a1")).then()
+    scene.when(BecameReady("a")).then(Grant("a2", "a"))
+    scene.when(Released("a2")).then(Terminate("a"))
+
+
 def test_load_that_nobody_waits_for_is_evicted() -> None:
     """2.6: a load whose client left goes on, until another model needs it gone."""
     scene = grouped("a", "b").when(Requested("a1")).when(Abandoned("a1"))
