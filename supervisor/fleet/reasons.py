@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from supervisor.fleet.actions import Tell
 from supervisor.fleet.decisions import Decision, Kind
 from supervisor.fleet.memory import HOST
 from supervisor.fleet.room import Room, limits
-from supervisor.fleet.values import PLACES, Phase, Tell
+from supervisor.fleet.values import PLACES, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

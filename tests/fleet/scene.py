@@ -15,24 +15,11 @@ from supervisor.config.expressions import parsed
 from supervisor.config.routing import Matrix
 from supervisor.config.values import Config, Model, Server
 from supervisor.errors import Failure
+from supervisor.fleet.actions import Action, Grant, Refuse, Spawn, Tell, Terminate
+from supervisor.fleet.events import BecameReady, Event, Exited, Released, Requested
 from supervisor.fleet.planner import decide, next_deadline
 from supervisor.fleet.queue import Ticket
-from supervisor.fleet.values import (
-    Action,
-    BecameReady,
-    Count,
-    Event,
-    Exited,
-    Fleet,
-    Grant,
-    Refuse,
-    Released,
-    Requested,
-    Run,
-    Spawn,
-    Tell,
-    Terminate,
-)
+from supervisor.fleet.values import Count, Fleet, Run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

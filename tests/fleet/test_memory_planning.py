@@ -8,24 +8,11 @@ import pytest
 
 from supervisor.config.values import Memory, Model, Spread
 from supervisor.errors import CannotFit, Failure, ModelFailed
+from supervisor.fleet.actions import Grant, Load, Look, Refuse, Spawn, Terminate
 from supervisor.fleet.books import SETTLE_SECONDS
 from supervisor.fleet.decisions import Kind
+from supervisor.fleet.events import Abandoned, BecameReady, Exited, Observed, Released, Requested, Tick
 from supervisor.fleet.memory import HOST, Device, Footprint, Measured, Reading, Source
-from supervisor.fleet.values import (
-    Abandoned,
-    BecameReady,
-    Exited,
-    Grant,
-    Load,
-    Look,
-    Observed,
-    Refuse,
-    Released,
-    Requested,
-    Spawn,
-    Terminate,
-    Tick,
-)
 from tests.fleet.scene import Scene, given
 
 G = 2**30

@@ -6,24 +6,19 @@ import pytest
 
 from supervisor.config.values import Model, Overload
 from supervisor.errors import CannotFit, ConcurrencyLimit, ModelFailed, ModelUnloaded, QueueFull, ShuttingDown
-from supervisor.fleet.values import (
+from supervisor.fleet.actions import Grant, Refuse, Spawn, Terminate
+from supervisor.fleet.events import (
     Abandoned,
     BecameReady,
     Checked,
     Closing,
-    Count,
     Exited,
-    Grant,
-    Phase,
-    Reason,
-    Refuse,
     Released,
     Requested,
-    Spawn,
-    Terminate,
     Tick,
     UnloadAsked,
 )
+from supervisor.fleet.values import Count, Phase, Reason
 from tests.fleet.scene import failure_of, given
 
 # Loading.

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from supervisor.config.routing import Group, Groups, Matrix
 from supervisor.config.values import Spread
+from supervisor.fleet.actions import Grant, Look, Spawn, Terminate
+from supervisor.fleet.events import Tick
 from supervisor.fleet.planner import next_deadline
-from supervisor.fleet.values import Grant, Look, Spawn, Terminate, Tick
 from tests.fleet.scene import matrix_of
 from tests.fleet.test_memory_properties import MemoryWorld
 from tests.fleet.test_properties import MAX_WAIT, MODELS, World
@@ -20,7 +21,9 @@ from tests.fleet.test_properties import MAX_WAIT, MODELS, World
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from supervisor.fleet.values import Action, Event, Fleet, RunId
+    from supervisor.fleet.actions import Action
+    from supervisor.fleet.events import Event
+    from supervisor.fleet.values import Fleet, RunId
 
 LOAD, EXIT, LEASE = 4.0, 0.5, 3.0
 SIEGE = 60

@@ -7,21 +7,9 @@ import pytest
 from supervisor.config.routing import DEFAULT_GROUP, Group, Groups
 from supervisor.config.values import Model
 from supervisor.errors import CannotFit, ModelNotFound, QueueFull
-from supervisor.fleet.values import (
-    Abandoned,
-    BecameReady,
-    Exited,
-    Grant,
-    Phase,
-    Reason,
-    Refuse,
-    Released,
-    Requested,
-    Spawn,
-    Terminate,
-    Tick,
-    UnloadAsked,
-)
+from supervisor.fleet.actions import Grant, Refuse, Spawn, Terminate
+from supervisor.fleet.events import Abandoned, BecameReady, Exited, Released, Requested, Tick, UnloadAsked
+from supervisor.fleet.values import Phase, Reason
 from tests.fleet.scene import Scene, failure_of, given, matrix_of
 
 PLACES = 9
