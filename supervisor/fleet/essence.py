@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 from supervisor.config.changes import needs_another_run
 from supervisor.config.values import Config, Model, Server
 from supervisor.errors import ModelFailed
+from supervisor.fleet.actions import Refuse, Spawn
+from supervisor.fleet.events import Checked, Exited, Reconfigured
 from supervisor.fleet.memory import Measured
-from supervisor.fleet.values import Checked, Exited, Reconfigured, Refuse, Spawn
 
 if TYPE_CHECKING:
     from supervisor.errors import Failure
+    from supervisor.fleet.actions import Action
+    from supervisor.fleet.events import Event
     from supervisor.fleet.memory import Footprint
-    from supervisor.fleet.values import Action, Event, Fleet, Run
+    from supervisor.fleet.values import Fleet, Run
 
 _SERVER = ("max_loaded", "max_queue", "max_wait", "min_residency", "drain_timeout", "on_idle")
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 TicketId = NewType("TicketId", int)
 
+CLOSEST = 64
+"""How many models of those that are waited for are looked at for who has waited for too long."""
 FIRST = -inf
 """The rank of who has waited for longer than anybody should."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from supervisor.config.routing import Groups
+from supervisor.fleet.actions import Refuse, Tell
 from supervisor.fleet.decisions import Decision, Kind
+from supervisor.fleet.events import Observed, Requested
 from supervisor.fleet.memory import HOST
-from supervisor.fleet.values import PLACES, Observed, Phase, Refuse, Requested, Tell
+from supervisor.fleet.values import PLACES, Phase
 from supervisor.fleet.victims import resides_until
 
 if TYPE_CHECKING:
@@ -16,9 +18,11 @@ if TYPE_CHECKING:
     from supervisor.config.routing import Matrix
     from supervisor.config.values import Config
     from supervisor.errors import SupervisorError
+    from supervisor.fleet.actions import Action
     from supervisor.fleet.books import Habit
+    from supervisor.fleet.events import Event
     from supervisor.fleet.room import Placement, Room
-    from supervisor.fleet.values import Action, Event, Fleet, Run
+    from supervisor.fleet.values import Fleet, Run
     from supervisor.fleet.victims import Eviction
 
 MOST_NAMES = 5

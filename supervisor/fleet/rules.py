@@ -3,47 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
-from math import ceil, inf
+from math import inf
 from typing import TYPE_CHECKING
 
-from supervisor.errors import CannotFit, QueueFull, ShuttingDown, SupervisorError
 from supervisor.fleet import reasons
+from supervisor.fleet.actions import Action, Load, Look, Spawn, Terminate
 from supervisor.fleet.books import LOOK_EVERY, STALE_SECONDS
 from supervisor.fleet.breaker import refusal
-from supervisor.fleet.constraints import evicted_by, may_start, outlook
-from supervisor.fleet.queue import Queue, Ticket, TicketId
-from supervisor.fleet.room import Room, best, expected_limits, limits, placements, takes
-from supervisor.fleet.values import (
-    PLACES,
-    Action,
-    Fleet,
-    Grant,
-    Load,
-    Look,
-    Phase,
-    Reason,
-    Refuse,
-    Run,
-    RunId,
-    Spawn,
-    Terminate,
-)
+from supervisor.fleet.constraints import may_start, outlook
+from supervisor.fleet.grants import grant, on_hand
+from supervisor.fleet.queue import CLOSEST
+from supervisor.fleet.room import Room, best, expected_limits, limits, placements
+from supervisor.fleet.values import PLACES, Fleet, Phase, Reason, Run, RunId
 from supervisor.fleet.victims import choose
-from supervisor.fleet.waiting import expected_wait
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence, Set
+    from collections.abc import Set
 
     from supervisor.config.values import Model
 
-CLOSEST = 64
-"""How many models of those that are waited for are looked at for who has waited for too long."""
 QUIET_SECONDS = 60.0
 """After the last request, before what is to be there when nothing is asked for is loaded."""
-TAKEN_RETRY_AFTER = 10.0
-"""Seconds; nobody knows what the other processes are about to do."""
-SHORTEST_RETRY = 1.0
 
 
 def in_turn(fleet: Fleet, now: float) -> Fleet:
@@ -52,149 +32,6 @@ def in_turn(fleet: Fleet, now: float) -> Fleet:
     if not queue or queue[0].rank == queue[-1].rank:
         return fleet
     return replace(fleet, queue=queue.with_first(now - fleet.config.server.max_wait))
-
-
-def refusal_of_one_more(fleet: Fleet, ticket: Ticket, now: float) -> QueueFull | None:
-    """Why the newest ticket is one too many; who need not wait is not, and those before it have their places."""
-    waiting = len(fleet.queue)
-    run = fleet.run_of(ticket.model)
-    if waiting < fleet.config.server.max_queue or (run is not None and run.is_open and not run.is_full):
-        return None
-    if fleet.closing or _hopeless(replace(fleet, queue=Queue([ticket])), now):
-        return None  # there is more to say
-    return QueueFull(
-        f"{waiting} requests are waiting already",
-        hint="try again later, or raise `server.max_queue`",
-        retry_after=ceil(max(expected_wait(fleet, ticket.model, now), SHORTEST_RETRY)),
-    )
-
-
-def refuse(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
-    """Answer at once who will not be served: closing, failing, never fits."""
-    hopeless = _hopeless(fleet, now)
-    if not fleet.queue or not (fleet.closing or hopeless):
-        return fleet, ()
-    refused: dict[TicketId, SupervisorError] = {
-        ticket.id: ShuttingDown("shutting down") if fleet.closing else hopeless[ticket.model]
-        for ticket in fleet.queue
-        if fleet.closing or ticket.model in hopeless
-    }
-    actions = tuple(Refuse(ticket, error) for ticket, error in refused.items())
-    return replace(fleet, queue=fleet.queue.without(refused)), actions
-
-
-def _hopeless(fleet: Fleet, now: float) -> Mapping[str, SupervisorError]:
-    """The wanted models that will not be started, and why."""
-    runs = fleet.by_model()
-    cold = [model for model in fleet.queue.wanted if model not in runs or runs[model].is_leaving]
-    if not cold:
-        return {}
-    budget = limits(fleet, now, by_reading=False)
-    pinned = [run for run in fleet.runs if run.model.pinned and not run.is_leaving]
-    beside = Room(budget, (run.footprint for run in pinned))
-    errors: dict[str, SupervisorError | None] = {
-        model: refusal(fleet, model, now) for model in cold if model in fleet.breakers
-    }
-    for model in {*cold[:CLOSEST], cold[-1]}:  # the others were the last once
-        errors[model] = errors.get(model) or _never_fits(fleet, model, beside, pinned, now)
-    return {model: error for model, error in errors.items() if error is not None}
-
-
-def _never_fits(fleet: Fleet, name: str, beside: Room, pinned: Sequence[Run], now: float) -> SupervisorError | None:
-    """Pinned models leave only where a constraint says so; what else they hold is not part of anybody's budget."""
-    options = placements(fleet, fleet.config.models[name], beside.limits)
-    if best(fleet, beside, options) is None:
-        evicted = evicted_by(fleet.config.routing, name, frozenset(run.model.id for run in pinned))
-        staying = [run for run in pinned if run.model.id not in evicted]
-        if not evicted or best(fleet, Room(beside.limits, (run.footprint for run in staying)), options) is None:
-            return CannotFit(reasons.never_fits(name, options, beside, pinned), hint=reasons.hint(options, beside))
-    return _taken_by_others(fleet, name, now)
-
-
-def _taken_by_others(fleet: Fleet, name: str, now: float) -> SupervisorError | None:
-    """There is nobody of ours left who could make room, and the machine says that other processes hold it."""
-    if not fleet.books.are_fresh(now) or fleet.books.are_settling(now):
-        return None
-    if any(not run.model.pinned or run.is_leaving for run in fleet.runs):
-        return None
-    within = limits(fleet, now)
-    room = Room(within, (run.footprint for run in fleet.runs))
-    options = placements(fleet, fleet.config.models[name], within)
-    if best(fleet, room, options) is not None:
-        return None
-    return CannotFit(
-        reasons.taken_by_others(name, options, room),
-        hint="end what else uses that memory, or lower `ctx-size`",
-        retry_after=TAKEN_RETRY_AFTER,
-    )
-
-
-def grant(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
-    """Let tickets through to open runs, oldest first.
-
-    Once a ticket has waited for its model to start longer than `max_wait`, nobody behind it is let through to a run
-    that is in the way.
-    """
-    open_runs = {run.model.id: run for run in fleet.runs if run.is_open and run.model.id in fleet.queue.wanted}
-    if all(run.is_full for run in open_runs.values()):
-        return fleet, ()
-    line = _Line(fleet, open_runs.values(), now)
-    granted: list[TicketId] = []
-    actions: list[Action] = []
-    for ticket in fleet.queue:
-        run = open_runs.get(ticket.model)
-        if run is None or run.is_full or ticket.model in line.closed:
-            line.stand(ticket)
-        else:
-            open_runs[ticket.model] = replace(run, leases=run.leases + 1, used_at=now)
-            granted.append(ticket.id)
-            actions.append(Grant(ticket.id, run.id))
-    if not granted:
-        return fleet, ()
-    for run in open_runs.values():
-        fleet = fleet.with_run(run)
-    return replace(fleet, queue=fleet.queue.without(granted)), tuple(actions)
-
-
-class _Line:
-    """Who waits for a start, in order, and what is closed to those behind who has waited for too long."""
-
-    def __init__(self, fleet: Fleet, open_runs: Iterable[Run], now: float) -> None:
-        self.closed: set[str] = set()
-        self._fleet = fleet
-        self._now = now
-        self._house = _on_hand(fleet)
-        self._cold = {name for name in islice(fleet.queue.wanted, CLOSEST) if name not in self._house}
-        self._unpinned = [run for run in open_runs if not run.model.pinned]
-        self._room: Room | None = None
-
-    def stand(self, ticket: Ticket) -> None:
-        """One more is in front of those who come now."""
-        if ticket.model not in self._cold:
-            return
-        self._cold.remove(ticket.model)
-        in_the_way = self._in_the_way(ticket.model)
-        if self._now >= ticket.since + self._fleet.config.server.max_wait:
-            self.closed |= in_the_way
-            if all(run.model.id in self.closed for run in self._unpinned):
-                self._cold.clear()
-
-    def _in_the_way(self, model: str) -> set[str]:
-        """The open runs that could make the room it lacks, and those that it cannot live beside."""
-        fleet = self._fleet
-        if self._room is None:
-            self._room = Room(limits(fleet, self._now), (run.footprint for run in fleet.runs))
-        options = placements(fleet, fleet.config.models[model], expected_limits(fleet, self._now))
-        placed = best(fleet, self._room, options)
-        lacking = set() if placed else {name for each in options for name in self._room.lacks(each.footprint)}
-        self._room.take((placed or options[0]).footprint)
-        out = evicted_by(fleet.config.routing, model, frozenset(self._house))
-        return {*out, *(run.model.id for run in self._unpinned if lacking & takes(run.footprint))}
-
-
-def _on_hand(fleet: Fleet) -> set[str]:
-    """Models with a run that is there to stay."""
-    return {run.model.id for run in fleet.runs if not run.is_leaving}
 
 
 def retire(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
@@ -266,7 +103,7 @@ def look_at(fleet: Fleet, now: float) -> float | None:
     books = fleet.books
     if fleet.config.memory is None or books.is_looking or fleet.closing:
         return None
-    if not fleet.queue.wanted.keys() - _on_hand(fleet):
+    if not fleet.queue.wanted.keys() - on_hand(fleet):
         return None
     if books.read_at < books.freed_at:
         return now
@@ -327,7 +164,7 @@ def home_at(fleet: Fleet) -> float | None:
     home = fleet.config.server.on_idle
     if home is None or fleet.going_home or fleet.closing or fleet.queue or any(run.leases for run in fleet.runs):
         return None
-    if home in _on_hand(fleet) or refusal(fleet, home, -inf) is not None:
+    if home in on_hand(fleet) or refusal(fleet, home, -inf) is not None:
         return None
     used = [run.used_at for run in fleet.runs] + [habit.used_at for habit in fleet.habits.values()]
     return max(used, default=-inf) + QUIET_SECONDS

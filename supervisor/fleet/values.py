@@ -1,4 +1,4 @@
-"""The planner's vocabulary: what runs, who waits, what happened (events) and what to do (actions). Values only."""
+"""What the planner knows: what runs, how starts went, and all of it together. Values only."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from supervisor.config.values import Config, Model
-    from supervisor.errors import Failure, SupervisorError
+    from supervisor.errors import Failure
     from supervisor.fleet.books import Habit
-    from supervisor.fleet.decisions import Decision
-    from supervisor.fleet.memory import DeviceId, Measured, Reading
-    from supervisor.fleet.queue import Ticket, TicketId
+    from supervisor.fleet.memory import DeviceId
 
 RunId = NewType("RunId", int)
 
@@ -158,157 +156,3 @@ class Fleet:
 
 def _recounted(run: Run, count: Count | None) -> Run:
     return run if count is None else replace(run, leases=count.leases, used_at=count.used_at, gap=count.gap)
-
-
-# Events: what happened.
-
-
-@dataclass(frozen=True, slots=True)
-class Requested:
-    """A request arrived that could not be served on the spot."""
-
-    ticket: Ticket
-
-
-@dataclass(frozen=True, slots=True)
-class Abandoned:
-    """A waiting request's client went away."""
-
-    ticket: TicketId
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """A lease ended while somebody waits or the run is retiring."""
-
-    run: RunId
-
-
-@dataclass(frozen=True, slots=True)
-class BecameReady:
-    """A child says that it can serve."""
-
-    run: RunId
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """A process is gone and its resources with it; `failure` when we did not ask for that."""
-
-    run: RunId
-    failure: Failure | None = None
-    jitter: float = 0.0
-    """Random, 0 to 1: spreads the next tries of models that failed together."""
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """A look at a model without starting it found this; None: nothing, or its files have changed since."""
-
-    model: str
-    failure: Failure | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class UnloadAsked:
-    """Somebody wants a model (None: all) out of memory; `force` does not wait for its requests."""
-
-    model: str | None = None
-    force: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Reconfigured:
-    """Another config holds from now on."""
-
-    config: Config
-
-
-@dataclass(frozen=True, slots=True)
-class Closing:
-    """The service is going down."""
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """The machine was asked what memory is free; None: it does not say."""
-
-    reading: Reading | None
-    held: Mapping[int, Mapping[DeviceId, int]] = field(default_factory=dict)
-    """What our processes were seen to hold at that moment."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed."""
-
-
-Event: TypeAlias = (
-    "Requested | Abandoned | Released | BecameReady | Exited | Checked | UnloadAsked | Reconfigured | Measured"
-    " | Observed | Closing | Tick"
-)
-
-# Actions: what to do.
-
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """Start the child of this run."""
-
-    run: Run
-
-
-@dataclass(frozen=True, slots=True)
-class Terminate:
-    """End the child of this run; requests it still serves are cut."""
-
-    run: RunId
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Let this request through to this run, and count the lease."""
-
-    ticket: TicketId
-    run: RunId
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """Answer this request with an error."""
-
-    ticket: TicketId
-    error: SupervisorError
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """Ask the machine what memory is free, and say so with `Observed`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Ask for this model as a client would."""
-
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Let it be known what was decided, and why."""
-
-    decision: Decision
-
-
-Action: TypeAlias = Spawn | Terminate | Grant | Refuse | Look | Load | Tell
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What the planner was told, and what it said."""
-
-    now: float
-    before: Fleet
-    """With leases as they were counted."""
-    event: Event
-    actions: tuple[Action, ...]

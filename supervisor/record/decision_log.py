@@ -16,7 +16,8 @@ import msgspec.json
 
 from supervisor import __version__
 from supervisor.fleet.essence import Essence
-from supervisor.fleet.values import Count, RunId, Step
+from supervisor.fleet.step import Step
+from supervisor.fleet.values import Count, RunId
 from supervisor.record.notation import Unreadable, plain, value_of
 from supervisor.record.rotation import PAUSE, Attempts, add, numbered, put_aside, size_of
 from supervisor.record.scribe import Lot, Scribe
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from supervisor.config.values import Config
-    from supervisor.fleet.values import Action, Event, Fleet
+    from supervisor.fleet.actions import Action
+    from supervisor.fleet.events import Event
+    from supervisor.fleet.values import Fleet
 
 MOST_STEPS = 4096
 """What may wait to be written."""

@@ -16,7 +16,7 @@ from supervisor import errors
 from supervisor.config import expressions, routing
 from supervisor.config import values as config
 from supervisor.errors import ModelFailed, SupervisorError
-from supervisor.fleet import books, decisions, memory, queue, values
+from supervisor.fleet import actions, books, decisions, events, memory, queue, values
 from supervisor.fleet.queue import Queue
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TYPE = ""
 _TYPES: dict[str, Any] = {
     name: each
-    for module in (errors, config, routing, expressions, memory, books, decisions, queue, values)
+    for module in (errors, config, routing, expressions, memory, books, decisions, queue, actions, events, values)
     for name, each in vars(module).items()
     if isinstance(each, type) and each.__module__ == module.__name__
 }

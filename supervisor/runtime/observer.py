@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from supervisor.fleet.values import Observed
+from supervisor.fleet.events import Observed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

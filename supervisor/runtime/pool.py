@@ -18,34 +18,25 @@ import anyio
 
 from supervisor.config.changes import needs_another_run
 from supervisor.errors import ModelNotLoaded, SupervisorError
+from supervisor.fleet.actions import Grant, Load, Look, Refuse, Spawn, Tell, Terminate
 from supervisor.fleet.decisions import Kind
-from supervisor.fleet.memory import Measured
-from supervisor.fleet.planner import decide, next_deadline
-from supervisor.fleet.queue import Ticket, TicketId
-from supervisor.fleet.values import (
+from supervisor.fleet.events import (
     Abandoned,
     BecameReady,
     Checked,
     Closing,
     Exited,
-    Fleet,
-    Grant,
-    Load,
-    Look,
-    Phase,
-    Reason,
     Reconfigured,
-    Refuse,
     Released,
     Requested,
-    RunId,
-    Spawn,
-    Step,
-    Tell,
-    Terminate,
     Tick,
     UnloadAsked,
 )
+from supervisor.fleet.memory import Measured
+from supervisor.fleet.planner import decide, next_deadline
+from supervisor.fleet.queue import Ticket, TicketId
+from supervisor.fleet.step import Step
+from supervisor.fleet.values import Fleet, Phase, Reason, RunId
 from supervisor.fleet.waiting import expected_wait
 from supervisor.record.decisions import Decisions
 from supervisor.runtime.checks import Checks
@@ -59,9 +50,10 @@ if TYPE_CHECKING:
 
     from supervisor.config.values import Config, Model
     from supervisor.errors import Failure
+    from supervisor.fleet.actions import Action
     from supervisor.fleet.decisions import Decision
+    from supervisor.fleet.events import Event
     from supervisor.fleet.memory import Footprint
-    from supervisor.fleet.values import Action, Event
     from supervisor.llama.preflight import Fingerprint
     from supervisor.record.decisions import Decided
     from supervisor.runtime.launcher import Launcher

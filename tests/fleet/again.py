@@ -11,7 +11,8 @@ from supervisor.record.notation import plain, value_of
 
 if TYPE_CHECKING:
     from supervisor.fleet.essence import Essence
-    from supervisor.fleet.values import Fleet, Step
+    from supervisor.fleet.step import Step
+    from supervisor.fleet.values import Fleet
 
 
 def through_json(value: object) -> Any:

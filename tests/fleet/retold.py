@@ -8,7 +8,9 @@ from enum import Enum
 from math import isinf
 from typing import TYPE_CHECKING
 
-from supervisor.fleet.values import BecameReady, Exited, Grant, Queue, Refuse, Released, Spawn, Tell, Terminate
+from supervisor.fleet.actions import Grant, Refuse, Spawn, Tell, Terminate
+from supervisor.fleet.events import BecameReady, Exited, Released
+from supervisor.fleet.queue import Queue
 from supervisor.record.notation import is_default
 
 if TYPE_CHECKING:

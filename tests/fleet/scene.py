@@ -14,27 +14,13 @@ from supervisor.config.expressions import parsed
 from supervisor.config.routing import Matrix
 from supervisor.config.values import Config, Model, Server
 from supervisor.errors import Failure
+from supervisor.fleet.actions import Action, Grant, Refuse, Spawn, Tell, Terminate
 from supervisor.fleet.essence import Essence
+from supervisor.fleet.events import Abandoned, BecameReady, Event, Exited, Released, Requested
 from supervisor.fleet.planner import decide, next_deadline
 from supervisor.fleet.queue import Ticket, TicketId
-from supervisor.fleet.values import (
-    Abandoned,
-    Action,
-    BecameReady,
-    Count,
-    Event,
-    Exited,
-    Fleet,
-    Grant,
-    Refuse,
-    Released,
-    Requested,
-    Run,
-    Spawn,
-    Step,
-    Tell,
-    Terminate,
-)
+from supervisor.fleet.step import Step
+from supervisor.fleet.values import Count, Fleet, Run
 from tests.fleet.again import assert_same_again
 
 if TYPE_CHECKING:
@@ -101,7 +87,9 @@ class Scene:
                 case Spawn(run):
                     self._runs[run.model.id] = run
                 case Grant(ticket, run_id):
-                    self._granted[self._name(ticket)] = next(run for run in self._runs.values() if run.id == run_id)
+                    self._granted[str(self._name(ticket))] = next(
+                        run for run in self._runs.values() if run.id == run_id
+                    )
         return self
 
     def then(self, *expected: Action) -> Self:
@@ -135,7 +123,7 @@ class Scene:
 
     @property
     def waiting(self) -> list[str]:
-        return [self._name(ticket.id) for ticket in self.fleet.queue]
+        return [str(self._name(ticket.id)) for ticket in self.fleet.queue]
 
     @property
     def deadline(self) -> float | None:
@@ -149,7 +137,7 @@ class Scene:
                 number = TicketId(len(self._names) + 1)
                 self._names[number] = str(name)
                 return Requested(Ticket(number, str(name).rstrip("0123456789"), self.now))
-            case Abandoned(name):
+            case Abandoned(str(name)):
                 return Abandoned(next(number for number, known in self._names.items() if known == name))
             case Released(name) if name in self._granted:
                 return Released(self._end_lease(str(name)))
@@ -167,8 +155,9 @@ class Scene:
                 self.fleet = self.fleet.recounted({run.id: Count(run.leases - 1, self.now, run.gap)})
         return granted
 
-    def _name(self, ticket: TicketId) -> str:
-        return self._names.get(ticket, str(ticket))
+    def _name(self, ticket: TicketId) -> str | TicketId:
+        """What a request is called; it may have come as the ticket that it is."""
+        return self._names.get(ticket, ticket)
 
     def _named(self, action: Action) -> Action:
         models = {run.id: name for name, run in self._runs.items()}

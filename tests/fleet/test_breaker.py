@@ -8,8 +8,9 @@ import pytest
 
 from supervisor.config.values import Model
 from supervisor.errors import Failure, ModelFailed
+from supervisor.fleet.actions import Refuse, Spawn
 from supervisor.fleet.breaker import LONGEST_PAUSE
-from supervisor.fleet.values import BecameReady, Checked, Exited, Refuse, Requested, Spawn
+from supervisor.fleet.events import BecameReady, Checked, Exited, Requested
 from tests.fleet.scene import Scene, failure_of, given
 
 

@@ -12,10 +12,13 @@ import pytest
 from supervisor.config.clients import ClientKey
 from supervisor.config.values import Config, Filters, Model, Peer, Server
 from supervisor.errors import Failure, ModelFailed
+from supervisor.fleet.actions import Refuse, Spawn
 from supervisor.fleet.essence import Essence
+from supervisor.fleet.events import Exited, Reconfigured
 from supervisor.fleet.planner import decide
 from supervisor.fleet.queue import TicketId
-from supervisor.fleet.values import Exited, Fleet, Phase, Reconfigured, Refuse, Run, RunId, Spawn, Step
+from supervisor.fleet.step import Step
+from supervisor.fleet.values import Fleet, Phase, Run, RunId
 from supervisor.record.notation import plain
 from tests.fleet.again import assert_same_again, through_json
 from tests.fleet.test_memory_properties import MemoryWorld
@@ -23,7 +26,7 @@ from tests.fleet.test_properties import World
 from tests.fleet.worlds import play_the_same
 
 if TYPE_CHECKING:
-    from supervisor.fleet.values import Event
+    from supervisor.fleet.events import Event
 
 
 class _Twice:

@@ -8,23 +8,11 @@ import pytest
 
 from supervisor.config.values import Memory, Model, Spread
 from supervisor.errors import CannotFit, Failure, ModelFailed
+from supervisor.fleet.actions import Grant, Load, Look, Refuse, Spawn, Terminate
 from supervisor.fleet.books import SETTLE_SECONDS
 from supervisor.fleet.decisions import Kind
+from supervisor.fleet.events import Abandoned, BecameReady, Exited, Observed, Released, Requested, Tick
 from supervisor.fleet.memory import HOST, Device, Footprint, Measured, Reading, Source
-from supervisor.fleet.values import (
-    BecameReady,
-    Exited,
-    Grant,
-    Load,
-    Look,
-    Observed,
-    Refuse,
-    Released,
-    Requested,
-    Spawn,
-    Terminate,
-    Tick,
-)
 from tests.fleet.scene import Scene, given
 
 G = 2**30
@@ -82,6 +70,30 @@ def test_no_more_leave_than_needed() -> None:
     scene.when(Requested("new1"), at=9).then(Terminate("large"), Look())
 
 
+def test_one_large_model_leaves_before_many_small_ones() -> None:
+    """Of many runs, too: it is used as rarely as they are, and enough by itself."""
+    sizes = {**{f"small-{n}x": 1 for n in range(6)}, "large": 6}
+    scene = house(
+        *sizes, "new", takes={n: {HOST: size} for n, size in {**sizes, "new": 6}.items()}, memory=budget(host=12)
+    )
+    loaded(scene, *sizes)
+
+    scene.when(Requested("new1"), at=9).then(Terminate("large"), Look())
+
+
+def test_small_model_that_would_leave_in_vain_stays() -> None:
+    """Of many runs, too: it is the first to go by its use, but those who have to go after it are enough."""
+    sizes = {"tiny": 1, **{f"model-{n}x": 2 for n in range(6)}}
+    scene = house(
+        *sizes, "new", takes={n: {HOST: size} for n, size in {**sizes, "new": 4}.items()}, memory=budget(host=13)
+    )
+    for at, model in enumerate(sizes):
+        scene.when(Requested(f"{model}0"), at=at).when(seen({HOST: 16})).when(BecameReady(model))
+        scene.when(Released(f"{model}0"))
+
+    scene.when(Requested("new1"), at=60).then(Terminate("model-0x"), Terminate("model-1x"), Look())
+
+
 def test_cheap_reload_leaves_before_a_dear_one() -> None:
     """Both are as large and were used as lately; what takes long to load stays."""
     scene = house("slow", "fast", "new", takes={n: {HOST: 4} for n in ("slow", "fast", "new")}, memory=budget(host=8))
@@ -112,11 +124,12 @@ def test_memory_of_others_counts() -> None:
 
 def test_ledger_decides_alone_where_the_machine_does_not_answer() -> None:
     """What it said once says nothing of now."""
-    scene = house("a", takes={"a": {HOST: 6}}, memory=budget(host=8))
+    scene = house("a", "b", takes={"a": {HOST: 6}}, memory=budget(host=8))
     scene.when(Requested("a1")).when(seen({HOST: 3}, host=16)).then(Refuse("a1", CannotFit))
 
     scene.when(Requested("a2"), at=60).then(Look())
     scene.when(Observed(None)).then(Spawn("a"))
+    scene.when(Measured("b", Footprint({HOST: 3 * G}))).when(Requested("b1")).then()
 
 
 def test_own_runs_are_not_counted_twice() -> None:
@@ -125,6 +138,15 @@ def test_own_runs_are_not_counted_twice() -> None:
     loaded(scene, "a")
 
     scene.when(Requested("b1"), at=5).when(seen({HOST: 7}, host=16)).then(Spawn("b"))
+
+
+def test_load_that_is_under_way_will_take_what_is_free_now() -> None:
+    """What the machine says is free does not know of it yet."""
+    scene = house("a", "b", takes={"a": {HOST: 6}, "b": {HOST: 6}}, memory=budget())
+    scene.when(Requested("a1")).when(seen({HOST: 8}, host=16)).then(Spawn("a"))
+
+    scene.when(Requested("b1"), at=2).when(seen({HOST: 8}, host=16)).then()
+    scene.when(BecameReady("a"), at=3).when(Released("a1")).then(Terminate("a"))
 
 
 def test_reserve_is_left_alone() -> None:
@@ -199,6 +221,28 @@ def test_nobody_is_let_through_by_a_start_that_an_overdue_ticket_waits_behind() 
     scene.when(Exited("old"), at=15.1).when(seen({"CUDA0": 8, HOST: 8}, CUDA0=8, host=9)).then(Spawn("large"))
 
 
+def test_who_waits_for_a_busy_model_holds_what_it_lacks() -> None:
+    """Nobody behind it takes the rest of the device, though there is room for him now."""
+    takes = {"busy": {"CUDA0": 12}, "large": {"CUDA0": 20}, "small": {"CUDA0": 10}}
+    scene = house("busy", "large", "small", takes=takes, memory=budget(CUDA0=24), min_residency=10)
+    loaded(scene, "busy", free={"CUDA0": 24})
+    scene.when(Requested("busy1")).when(Requested("large1")).then()
+
+    scene.when(Requested("small1")).then()
+    scene.when(Tick(), at=10).when(Released("busy1")).then(Terminate("busy"))
+    scene.when(Exited("busy")).when(seen({"CUDA0": 24})).then(Spawn("large"))
+
+
+def test_file_that_two_models_map_is_there_once() -> None:
+    """The second one takes only what is its own, and its leaving gives no more."""
+    takes = Footprint({HOST: 1 * G}, {"/m.gguf": 6 * G}, MEASURED)
+    scene = house("a", "b", "c", takes={"c": {HOST: 6}}, memory=budget(host=8))
+    scene.when(Measured("a", takes)).when(Measured("b", takes))
+    loaded(scene, "a", "b")
+
+    scene.when(Requested("c1"), at=5).then(Terminate("a"), Terminate("b"), Look())
+
+
 def test_unknown_footprint_is_alone_until_it_is_measured() -> None:
     """Nobody knows what a foreign server takes; once it runs, everybody does."""
     scene = house(Model("foreign", cmd=("x",)), "a", takes={"a": {HOST: 2}}, memory=budget(host=8))
@@ -208,6 +252,16 @@ def test_unknown_footprint_is_alone_until_it_is_measured() -> None:
     scene.when(Measured("foreign", Footprint({HOST: 1 * G}, source=MEASURED))).then(Spawn("a"))
 
 
+def test_unknown_footprint_is_not_more_than_pinned_models_leave() -> None:
+    """They stay; it is alone beside them."""
+    models = [Model("p", pinned=True), Model("foreign", cmd=("x",))]
+    scene = house(*models, "a", takes={"p": {HOST: 4}, "a": {HOST: 1}}, memory=budget(host=8))
+    loaded(scene, "p")
+
+    scene.when(Requested("foreign1")).then(Spawn("foreign"))
+    scene.when(Requested("a1")).then()
+
+
 def test_grown_run_makes_others_leave() -> None:
     """A prompt cache that outgrows the budget costs who is idle its place, not the machine its memory."""
     scene = house("a", "b", takes={"a": {HOST: 4}, "b": {HOST: 3}}, memory=budget(host=8))
@@ -215,6 +269,17 @@ def test_grown_run_makes_others_leave() -> None:
     scene.when(Requested("a1"), at=5).then(Grant("a1", "a"))
 
     scene.when(Measured("a", Footprint({HOST: 6 * G}, source=MEASURED))).then(Terminate("b"))
+
+
+def test_grown_run_ends_nobody_who_is_asked_for() -> None:
+    """It is no reason to swap what both are needed for; the machine has to bear it."""
+    scene = house("a", "b", takes={"a": {HOST: 4}, "b": {HOST: 3}}, memory=budget(host=8))
+    loaded(scene, "a", "b")
+    scene.when(Requested("a1"), at=5).when(Requested("b1"))
+
+    scene.when(Measured("a", Footprint({HOST: 6 * G}, source=MEASURED))).then()
+    assert scene.run("a").is_open
+    assert scene.run("b").is_open
 
 
 # Placement.
@@ -294,6 +359,22 @@ def test_what_no_gpu_holds_is_left_to_the_processor() -> None:
     assert scene.run("a").footprint.amounts == {"CUDA0": 24 * G, HOST: 7 * G}
 
 
+def test_layers_that_are_asked_for_are_not_left_to_the_processor() -> None:
+    """Who says `n-gpu-layers` means it; the model does not fit."""
+    by_hand = Model("a", options={"n-gpu-layers": 99})
+    scene = house(by_hand, takes={"a": {"CUDA0": 30, HOST: 1}}, memory=budget(CUDA0=24, host=64))
+
+    scene.when(seen({"CUDA0": 24, HOST: 64})).when(Requested("a1")).then(Refuse("a1", CannotFit))
+
+
+def test_device_without_anything_free_holds_nothing() -> None:
+    """Not even a part of a model, however little that would be."""
+    by_hand = Model("a", options={"n-gpu-layers": 99})
+    scene = house(by_hand, takes={"a": {"CUDA0": 6}}, memory=budget(CUDA0=8))
+
+    scene.when(Requested("a1")).when(seen({"CUDA0": 0}, CUDA0=8)).then(Refuse("a1", CannotFit))
+
+
 # When the books are wrong.
 
 
@@ -334,6 +415,16 @@ def test_it_is_tried_once_more_and_not_until_the_house_is_empty() -> None:
     assert scene.run("b").is_open
 
 
+def test_load_that_nobody_waits_for_is_not_tried_again() -> None:
+    """It is a failed start like any other."""
+    scene = house("a", "b", takes={"a": {"CUDA0": 4}, "b": {"CUDA0": 4}}, memory=budget(CUDA0=8))
+    loaded(scene, "a", free={"CUDA0": 8})
+    scene.when(Requested("b1"), at=5).when(seen({"CUDA0": 4}, CUDA0=8)).when(Abandoned("b1"))
+
+    scene.when(Exited("b", out_of_memory("b")), at=6).then()
+    assert "b" in scene.fleet.failures
+
+
 def test_reserve_is_left_to_others_by_the_machine_s_reading_too() -> None:
     """There is room by the ledger, and 5 GiB are free; but 2 of them are not for us."""
     scene = house("a", takes={"a": {HOST: 4}}, memory=budget(reserve=2))
@@ -349,6 +440,48 @@ def test_busy_model_that_was_just_loaded_goes_on_for_a_while() -> None:
     assert scene.deadline == 10
     scene.when(Tick(), at=10).then()
     assert scene.run("a").is_leaving
+
+
+def test_residency_ends_with_the_patience_of_who_waits() -> None:
+    """And the planner asks to be woken for that."""
+    scene = given("a", "b", min_residency=100, max_wait=5).has("a").when(Requested("a1")).when(Requested("b1"), at=1)
+
+    assert scene.deadline == 6
+    scene.when(Tick(), at=6).then()
+    assert scene.run("a").is_leaving
+
+
+def test_idle_model_leaves_at_once_however_lately_it_was_loaded() -> None:
+    """There is nothing to finish that it was loaded for."""
+    scene = given("a", "b").when(Requested("a1")).when(BecameReady("a"), at=10).when(Released("a1"))
+
+    scene.when(Requested("b1")).then(Terminate("a"))
+
+
+# Words.
+
+
+def test_eviction_explains_itself() -> None:
+    """Who needs what, what was free, who left, how large and how idle it was."""
+    takes = {"qwen": {"CUDA0": 6}, "phi": {"CUDA0": 9}, "gemma": {"CUDA0": 17}}
+    scene = house("qwen", "phi", "gemma", takes=takes, memory=budget(CUDA0=18))
+    loaded(scene, "qwen", "phi", free={"CUDA0": 18})
+    scene.when(Requested("gemma1"), at=240)
+
+    (told,) = [decision for decision in scene.told if decision.kind is Kind.EVICTED]
+    assert told.reason == (
+        "gemma needs 17.0 GiB on CUDA0 (measured), 3.0 GiB free; "
+        "evicted qwen (6.0 GiB, idle 4 m) and phi (9.0 GiB, idle 4 m)"
+    )
+    assert told.others == ("qwen", "phi")
+
+
+def test_waiting_explains_itself() -> None:
+    """Whom one waits for, and how many requests it still serves."""
+    scene = given("a", "b", min_residency=0).has("a").when(Requested("a1"))
+
+    scene.when(Requested("b1"))
+    assert [decision.reason for decision in scene.told][-1] == "b waits: a leaves once its request has been served"
 
 
 # At home.

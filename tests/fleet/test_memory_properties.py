@@ -14,10 +14,12 @@ from hypothesis.stateful import initialize, precondition, rule
 
 from supervisor.config.values import Memory, Spread
 from supervisor.errors import CannotFit, Failure
+from supervisor.fleet.actions import Load, Look, Spawn
+from supervisor.fleet.events import Exited, Observed
 from supervisor.fleet.memory import HOST, Device, Footprint, Measured, Reading, Source, sum_of
 from supervisor.fleet.planner import decide
 from supervisor.fleet.room import Room, expected_limits, limits, placements, takes
-from supervisor.fleet.values import Exited, Fleet, Load, Look, Observed, Reason, Run, Spawn
+from supervisor.fleet.values import Fleet, Reason, Run
 from tests.fleet import test_properties
 from tests.fleet.scene import config_of
 from tests.fleet.test_properties import DRAIN, MAX_WAIT, MODELS, NAMES
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from supervisor.errors import SupervisorError
+    from supervisor.fleet.actions import Action
+    from supervisor.fleet.events import Event
     from supervisor.fleet.queue import Ticket
-    from supervisor.fleet.values import Action, Event
 
 SIZES = {"CUDA0": 24, "CUDA1": 12, HOST: 64}
 FOOTPRINTS = st.fixed_dictionaries({"CUDA0": st.integers(0, 16), HOST: st.integers(1, 16)})

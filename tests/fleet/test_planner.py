@@ -6,24 +6,19 @@ import pytest
 
 from supervisor.config.values import Model, Overload
 from supervisor.errors import CannotFit, ConcurrencyLimit, ModelFailed, ModelUnloaded, QueueFull, ShuttingDown
-from supervisor.fleet.values import (
+from supervisor.fleet.actions import Grant, Refuse, Spawn, Terminate
+from supervisor.fleet.events import (
     Abandoned,
     BecameReady,
     Checked,
     Closing,
-    Count,
     Exited,
-    Grant,
-    Phase,
-    Reason,
-    Refuse,
     Released,
     Requested,
-    Spawn,
-    Terminate,
     Tick,
     UnloadAsked,
 )
+from supervisor.fleet.values import Count, Phase, Reason
 from tests.fleet.scene import failure_of, given
 
 # Loading.
@@ -39,7 +34,7 @@ def test_first_request_loads_the_model() -> None:
 
 
 def test_requests_queue_while_the_model_loads() -> None:
-    """Everybody who asks during a load is let through by the same child, in order of arrival."""
+    """2.6, rule 3: everybody who asks during a load is let through by the same child, in order of arrival."""
     scene = given("a").when(Requested("a1"))
 
     scene.when(Requested("a2")).then()
@@ -48,7 +43,7 @@ def test_requests_queue_while_the_model_loads() -> None:
 
 
 def test_loaded_model_serves_at_once() -> None:
-    """A request for a ready model does not wait, however many are served already."""
+    """2.6, rule 4: a request for a ready model does not wait, however many are served already."""
     scene = given("a").has("a")
 
     scene.when(Requested("a1")).then(Grant("a1", "a"))
@@ -73,7 +68,7 @@ def test_two_models_load_at_the_same_time() -> None:
 
 
 def test_abandoned_load_finishes() -> None:
-    """A load is not thrown away because its client went away: the next one will be glad of it."""
+    """2.6: a load is not thrown away because its client went away; the next one will be glad of it."""
     scene = given("a").when(Requested("a1"))
 
     scene.when(Abandoned("a1")).then()
@@ -370,7 +365,7 @@ def refusing(name: str = "a", *, concurrency: int = 2) -> Model:
 
 
 def test_too_many_requests_are_refused_at_once() -> None:
-    """A model that refuses counts requests that wait for its load, and forgets those that left."""
+    """2.6, rule 2: a model that refuses counts requests that wait for its load, and forgets those that left."""
     scene = given(refusing()).when(Requested("a1")).when(Requested("a2"))
 
     scene.when(Requested("a3")).then(Refuse("a3", ConcurrencyLimit))
@@ -379,7 +374,7 @@ def test_too_many_requests_are_refused_at_once() -> None:
 
 
 def test_requests_that_are_served_count_until_they_end() -> None:
-    """The next one is let through when one has ended, not before; another model's do not count."""
+    """2.6, rule 2: the next one is let through when one has ended; another model's do not count."""
     scene = given(refusing(), refusing("b"), max_loaded=2).has("a", "b").when(Requested("b1"))
     scene.when(Requested("a1")).when(Requested("a2"))
 
@@ -559,7 +554,7 @@ def test_place_of_an_unloading_model_is_waited_for() -> None:
 
 
 def test_unload_while_loading_refuses_who_waits() -> None:
-    """An unload ends a load and tells those who wait for it, or they would start it again."""
+    """2.6: an unload ends a load and tells those who wait for it, or they would start it again."""
     scene = given("a", "b", max_loaded=2).when(Requested("a1")).when(Requested("b1")).when(Requested("a2"))
 
     scene.when(UnloadAsked("a")).then(Refuse("a1", ModelUnloaded), Refuse("a2", ModelUnloaded), Terminate("a"))
@@ -605,7 +600,7 @@ def test_unload_of_a_cold_model_does_nothing() -> None:
 
 
 def test_failed_start_refuses_all_who_wait_for_it() -> None:
-    """Everybody who waits for a model that could not start learns why; the others go on."""
+    """2.6: everybody who waits for a model that could not start learns why; the others go on."""
     scene = given("a", "b").when(Requested("a1")).when(Requested("b1")).when(Requested("a2"))
     failure = failure_of("a")
 

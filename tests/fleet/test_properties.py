@@ -19,31 +19,23 @@ from supervisor.config.changes import needs_another_run
 from supervisor.config.routing import Group, Groups, Matrix
 from supervisor.config.values import Model
 from supervisor.errors import CannotFit, ModelFailed, ModelNotFound, ModelUnloaded, QueueFull, ShuttingDown
+from supervisor.fleet.actions import Grant, Refuse, Spawn, Tell, Terminate
 from supervisor.fleet.constraints import evicted_by
-from supervisor.fleet.planner import decide, next_deadline
-from supervisor.fleet.queue import Ticket, TicketId
-from supervisor.fleet.values import (
+from supervisor.fleet.events import (
     Abandoned,
     BecameReady,
     Checked,
     Closing,
-    Count,
     Exited,
-    Fleet,
-    Grant,
-    Reason,
     Reconfigured,
-    Refuse,
     Released,
     Requested,
-    Run,
-    RunId,
-    Spawn,
-    Tell,
-    Terminate,
     Tick,
     UnloadAsked,
 )
+from supervisor.fleet.planner import decide, next_deadline
+from supervisor.fleet.queue import Ticket, TicketId
+from supervisor.fleet.values import Count, Fleet, Reason, Run, RunId
 from tests.fleet.scene import config_of, failure_of, matrix_of
 from tests.fleet.worlds import OTHERS, play_the_same
 
@@ -51,7 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from supervisor.errors import SupervisorError
-    from supervisor.fleet.values import Action, Event
+    from supervisor.fleet.actions import Action
+    from supervisor.fleet.events import Event
 
 MODELS = (
     Model("plain"),

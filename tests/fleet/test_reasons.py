@@ -9,17 +9,9 @@ import pytest
 from supervisor.config.routing import Group, Groups
 from supervisor.config.values import Model
 from supervisor.fleet.decisions import Kind
+from supervisor.fleet.events import BecameReady, Closing, Exited, Reconfigured, Requested, Tick, UnloadAsked
 from supervisor.fleet.memory import Footprint, Measured, Source
 from supervisor.fleet.reasons import span
-from supervisor.fleet.values import (
-    BecameReady,
-    Closing,
-    Exited,
-    Reconfigured,
-    Requested,
-    Tick,
-    UnloadAsked,
-)
 from tests.fleet.scene import config_of, failure_of, given
 from tests.fleet.test_memory_planning import budget, house, loaded, seen
 

@@ -9,23 +9,18 @@ import pytest
 from supervisor.config.routing import Group, Groups
 from supervisor.config.values import Model
 from supervisor.errors import ModelNotFound
-from supervisor.fleet.values import (
+from supervisor.fleet.actions import Grant, Refuse, Spawn, Terminate
+from supervisor.fleet.events import (
     Abandoned,
     BecameReady,
-    Breaker,
     Closing,
     Exited,
-    Grant,
-    Phase,
-    Reason,
     Reconfigured,
-    Refuse,
     Released,
     Requested,
-    Spawn,
-    Terminate,
     UnloadAsked,
 )
+from supervisor.fleet.values import Breaker, Phase, Reason
 from tests.fleet.scene import Scene, config_of, failure_of, given
 
 OLD = Model("a", {"ctx-size": 1})

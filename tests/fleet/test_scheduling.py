@@ -6,22 +6,10 @@ import pytest
 
 from supervisor.config.routing import DEFAULT_GROUP, Group, Groups
 from supervisor.config.values import Model
-from supervisor.errors import CannotFit, QueueFull
-from supervisor.fleet.values import (
-    Abandoned,
-    BecameReady,
-    Exited,
-    Grant,
-    Phase,
-    Reason,
-    Refuse,
-    Released,
-    Requested,
-    Spawn,
-    Terminate,
-    Tick,
-    UnloadAsked,
-)
+from supervisor.errors import CannotFit, ModelNotFound, QueueFull
+from supervisor.fleet.actions import Grant, Refuse, Spawn, Terminate
+from supervisor.fleet.events import Abandoned, BecameReady, Exited, Released, Requested, Tick, UnloadAsked
+from supervisor.fleet.values import Phase, Reason
 from tests.fleet.scene import Scene, failure_of, given, matrix_of
 
 PLACES = 9
@@ -34,6 +22,41 @@ def grouped(*models: str | Model, **groups: Group) -> Scene:
     names = [model if isinstance(model, str) else model.id for model in models]
     rest = Group(tuple(name for name in names if name not in taken))
     return given(*models, routing=Groups({**groups, DEFAULT_GROUP: rest}), max_loaded=PLACES)
+
+
+# The scheduler: rules 2 to 4 are in test_planner.py.
+
+
+def test_unknown_model_is_refused_before_anything_else() -> None:
+    """2.6, rule 1: its name may have gone between the look at it and this."""
+    scene = given("a", max_queue=0)
+
+    scene.when(Requested("x1")).then(Refuse("x1", ModelNotFound))
+
+
+def test_queue_is_walked_again_after_an_unload() -> None:
+    """2.6: not only after swaps and requests."""
+    scene = grouped("a", "b").has("a").when(Requested("a1")).when(Requested("b1")).then()
+
+    scene.when(UnloadAsked("a", force=True)).then(Terminate("a"))
+    scene.when(Exited("a")).then(Spawn("b"))
+
+
+def test_unload_holds_up_nobody_else() -> None:
+    """Unlike 2.6: while the requests of a model that is unloaded are waited for, all others go on."""
+    scene = given("a", "b", "c", max_loaded=3).has("a", "b").when(Requested("a1")).when(UnloadAsked("a")).then()
+
+    scene.when(Requested("b1")).then(Grant("b1", "b"))
+    scene.when(Requested("c1")).then(Spawn("c"))
+
+
+def test_unload_does_not_drop_who_waits_in_line() -> None:
+    """Unlike 2.6: who waits for a model that is neither loaded nor loading has lost nothing by its unload."""
+    scene = grouped("a", "b").has("a").when(Requested("a1")).when(Requested("b1"))
+
+    scene.when(UnloadAsked("b")).then()
+    scene.when(Released("a1")).then(Terminate("a"))
+    scene.when(Exited("a")).then(Spawn("b"))
 
 
 # Groups.
@@ -147,6 +170,15 @@ def test_load_that_somebody_waits_for_is_not_evicted() -> None:
     scene.when(Requested("b1")).then()
     scene.when(BecameReady("a")).then(Grant("a1", "a"))
     scene.when(Released("a1")).then(Terminate("a"))
+
+
+def test_load_that_a_later_ticket_waits_for_is_not_evicted() -> None:
+    """2.6, rule 5: whoever it is that waits for it."""
+    scene = grouped("a", "b").when(Requested("a1")).when(Requested("b1")).when(Requested("a2"))
+
+    scene.when(Abandoned("a1")).then()
+    scene.when(BecameReady("a")).then(Grant("a2", "a"))
+    scene.when(Released("a2")).then(Terminate("a"))
 
 
 def test_load_that_nobody_waits_for_is_evicted() -> None:
@@ -349,6 +381,31 @@ def test_first_set_is_chosen_among_equals() -> None:
     scene = given("a", "b", "c", routing=routing, max_loaded=PLACES).has("b", "c")
 
     scene.when(Requested("a1")).then(Terminate("c"))
+
+
+def test_models_cost_one_each() -> None:
+    """2.8: where nothing is said, two models are worth more than one."""
+    routing = matrix_of("a & b", "a & c & d", "b & c & d")
+    scene = given("a", "b", "c", "d", routing=routing, max_loaded=PLACES).has("b", "c", "d")
+
+    scene.when(Requested("a1")).then(Terminate("b"))
+
+
+def test_alternatives_exclude_each_other() -> None:
+    """2.8: `|` is one of them, and `&` binds tighter."""
+    scene = given("a", "b", "c", routing=matrix_of("a & b | c"), max_loaded=PLACES).has("a")
+
+    scene.when(Requested("b1")).then(Spawn("b"))
+    scene.when(BecameReady("b")).when(Released("b1")).when(Requested("c1")).then(Terminate("a"), Terminate("b"))
+
+
+def test_set_includes_another() -> None:
+    """2.8: `+name` says what the other set says."""
+    routing = matrix_of("c | d", "a & +s1")
+    scene = given("a", "c", "d", routing=routing, max_loaded=PLACES).has("c")
+
+    scene.when(Requested("a1")).then(Spawn("a"))
+    scene.when(BecameReady("a")).when(Requested("d1")).then(Terminate("c"))
 
 
 def test_model_in_no_set_is_alone() -> None:

@@ -16,23 +16,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from supervisor.config.values import Model
+from supervisor.fleet.actions import Grant, Spawn, Terminate
+from supervisor.fleet.events import BecameReady, Exited, Reconfigured, Released, Requested
 from supervisor.fleet.planner import decide
-from supervisor.fleet.values import (
-    BecameReady,
-    Count,
-    Exited,
-    Fleet,
-    Grant,
-    Reconfigured,
-    Released,
-    Requested,
-    RunId,
-    Spawn,
-    Step,
-    Terminate,
-    Ticket,
-    TicketId,
-)
+from supervisor.fleet.queue import Ticket, TicketId
+from supervisor.fleet.step import Step
+from supervisor.fleet.values import Count, Fleet, RunId
 from supervisor.record.decision_log import MOST_STEPS, STRETCH, DecisionLog, last_part
 from tests.conftest import ROOT, eventually
 from tests.fleet.scene import config_of
@@ -40,7 +29,7 @@ from tests.fleet.scene import config_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from supervisor.fleet.values import Event
+    from supervisor.fleet.events import Event
     from supervisor.record.scribe import Lot
     from tests.conftest import RunningService
 

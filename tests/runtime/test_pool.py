@@ -13,8 +13,9 @@ import pytest
 
 from supervisor.config.values import Config, Model, Server
 from supervisor.errors import ModelFailed, ModelNotFound, ModelUnloaded, ShuttingDown
+from supervisor.fleet.events import Abandoned, BecameReady, Closing, Requested
 from supervisor.fleet.planner import decide
-from supervisor.fleet.values import Abandoned, BecameReady, Closing, Phase, Requested
+from supervisor.fleet.values import Phase
 from supervisor.llama.diagnosis import Diagnosis, report
 from supervisor.runtime.pool import Pool
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from supervisor.errors import Failure
-    from supervisor.fleet.values import Step
+    from supervisor.fleet.step import Step
     from supervisor.runtime.live import LiveRun
 
 pytestmark = pytest.mark.anyio

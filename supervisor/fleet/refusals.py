@@ -1,0 +1,102 @@
+"""Who is answered at once with an error: nobody is kept waiting for what will not come."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil
+from typing import TYPE_CHECKING
+
+from supervisor.errors import CannotFit, QueueFull, ShuttingDown, SupervisorError
+from supervisor.fleet import reasons
+from supervisor.fleet.actions import Action, Refuse
+from supervisor.fleet.breaker import refusal
+from supervisor.fleet.constraints import evicted_by
+from supervisor.fleet.queue import CLOSEST, Queue, Ticket, TicketId
+from supervisor.fleet.room import Room, best, limits, placements
+from supervisor.fleet.waiting import expected_wait
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from supervisor.fleet.values import Fleet, Run
+
+
+TAKEN_RETRY_AFTER = 10.0
+"""Seconds; nobody knows what the other processes are about to do."""
+
+SHORTEST_RETRY = 1.0
+
+
+def refusal_of_one_more(fleet: Fleet, ticket: Ticket, now: float) -> QueueFull | None:
+    """Why the newest ticket is one too many; who need not wait is not, and those before it have their places."""
+    waiting = len(fleet.queue)
+    run = fleet.run_of(ticket.model)
+    if waiting < fleet.config.server.max_queue or (run is not None and run.is_open and not run.is_full):
+        return None
+    if fleet.closing or _hopeless(replace(fleet, queue=Queue([ticket])), now):
+        return None  # there is more to say
+    return QueueFull(
+        f"{waiting} requests are waiting already",
+        hint="try again later, or raise `server.max_queue`",
+        retry_after=ceil(max(expected_wait(fleet, ticket.model, now), SHORTEST_RETRY)),
+    )
+
+
+def refuse(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
+    """Answer at once who will not be served: closing, failing, never fits."""
+    hopeless = _hopeless(fleet, now)
+    if not fleet.queue or not (fleet.closing or hopeless):
+        return fleet, ()
+    refused: dict[TicketId, SupervisorError] = {
+        ticket.id: ShuttingDown("shutting down") if fleet.closing else hopeless[ticket.model]
+        for ticket in fleet.queue
+        if fleet.closing or ticket.model in hopeless
+    }
+    actions = tuple(Refuse(ticket, error) for ticket, error in refused.items())
+    return replace(fleet, queue=fleet.queue.without(refused)), actions
+
+
+def _hopeless(fleet: Fleet, now: float) -> Mapping[str, SupervisorError]:
+    """The wanted models that will not be started, and why."""
+    runs = fleet.by_model()
+    cold = [model for model in fleet.queue.wanted if model not in runs or runs[model].is_leaving]
+    if not cold:
+        return {}
+    budget = limits(fleet, now, by_reading=False)
+    pinned = [run for run in fleet.runs if run.model.pinned and not run.is_leaving]
+    beside = Room(budget, (run.footprint for run in pinned))
+    errors: dict[str, SupervisorError | None] = {
+        model: refusal(fleet, model, now) for model in cold if model in fleet.breakers
+    }
+    for model in {*cold[:CLOSEST], cold[-1]}:  # the others were the last once
+        errors[model] = errors.get(model) or _never_fits(fleet, model, beside, pinned, now)
+    return {model: error for model, error in errors.items() if error is not None}
+
+
+def _never_fits(fleet: Fleet, name: str, beside: Room, pinned: Sequence[Run], now: float) -> SupervisorError | None:
+    """Pinned models leave only where a constraint says so; what else they hold is not part of anybody's budget."""
+    options = placements(fleet, fleet.config.models[name], beside.limits)
+    if best(fleet, beside, options) is None:
+        evicted = evicted_by(fleet.config.routing, name, frozenset(run.model.id for run in pinned))
+        staying = [run for run in pinned if run.model.id not in evicted]
+        if not evicted or best(fleet, Room(beside.limits, (run.footprint for run in staying)), options) is None:
+            return CannotFit(reasons.never_fits(name, options, beside, pinned), hint=reasons.hint(options, beside))
+    return _taken_by_others(fleet, name, now)
+
+
+def _taken_by_others(fleet: Fleet, name: str, now: float) -> SupervisorError | None:
+    """There is nobody of ours left who could make room, and the machine says that other processes hold it."""
+    if not fleet.books.are_fresh(now) or fleet.books.are_settling(now):
+        return None
+    if any(not run.model.pinned or run.is_leaving for run in fleet.runs):
+        return None
+    within = limits(fleet, now)
+    room = Room(within, (run.footprint for run in fleet.runs))
+    options = placements(fleet, fleet.config.models[name], within)
+    if best(fleet, room, options) is not None:
+        return None
+    return CannotFit(
+        reasons.taken_by_others(name, options, room),
+        hint="end what else uses that memory, or lower `ctx-size`",
+        retry_after=TAKEN_RETRY_AFTER,
+    )
