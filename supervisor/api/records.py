@@ -130,6 +130,7 @@ class RecordRoutes:
         gauges.add_all(metrics.WAITING, (((name,), count) for name, count in service.pool.fleet.queue.wanted.items()))
         for name, run in sorted(service.pool.fleet.by_model().items()):
             gauges.add(metrics.STATE, 1, name, STATES[run.phase])
+            gauges.add_all(metrics.MEMORY, (((name, device), size) for device, size in run.footprint.total().items()))
             live = service.pool.live_run(run.id)
             if live is not None and live.pid is not None:
                 gauges.add(metrics.RESIDENT, resident_bytes(live.pid), name)
