@@ -33,6 +33,7 @@ from supervisor.fleet.rules import (
     spawn,
     stop,
 )
+from supervisor.fleet.staying import turning_points
 from supervisor.fleet.values import (
     Abandoned,
     Action,
@@ -54,7 +55,7 @@ from supervisor.fleet.values import (
     Tick,
     UnloadAsked,
 )
-from supervisor.fleet.victims import evictable, resides_until
+from supervisor.fleet.victims import evictable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,19 +114,8 @@ def next_deadline(fleet: Fleet, now: float) -> float | None:
         if run.is_open and run.model.ttl is not None
     ]
     cuts = [run.cut_at for run in fleet.runs if run.cut_at is not None and run.phase is not Phase.STOPPING]
-    times = (*idle, *cuts, *_turning_points(fleet, now), look_at(fleet, now), home_at(fleet))
+    times = (*idle, *cuts, *turning_points(fleet, now), look_at(fleet, now), home_at(fleet))
     return min((at for at in times if at is not None and at < inf), default=None)
-
-
-def _turning_points(fleet: Fleet, now: float) -> Iterator[float]:
-    """When somebody will have waited for too long, and when who was just loaded may be told to make room."""
-    if not fleet.queue:
-        return
-    here = {run.model.id for run in fleet.runs if not run.is_leaving}
-    cold = [since for model, since in fleet.queue.since.items() if model not in here]
-    residing = [resides_until(fleet, run) for run in fleet.runs if run.is_open] if cold else []
-    overdue = [since + fleet.config.server.max_wait for since in cold]
-    yield from (at for at in (*overdue, *residing) if at > now)
 
 
 def record(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action, ...]]:

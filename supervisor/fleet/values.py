@@ -123,6 +123,14 @@ class Queue(tuple[Ticket, ...]):
         return found
 
     @cached_property
+    def arrivals(self) -> Mapping[str, float]:
+        """The sum of the times at which those who wait for a model came."""
+        sums: dict[str, float] = {}
+        for ticket in self:
+            sums[ticket.model] = sums.get(ticket.model, 0.0) + ticket.since
+        return sums
+
+    @cached_property
     def places(self) -> Mapping[str, int]:
         """The models somebody waits for, and how many of them come before."""
         return {model: place for place, model in enumerate(self.wanted)}
