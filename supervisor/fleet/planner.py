@@ -17,7 +17,7 @@ from supervisor.fleet import breaker, reasons
 from supervisor.fleet.books import Habit
 from supervisor.fleet.memory import Measured, Source
 from supervisor.fleet.reconfigured import reconfigured
-from supervisor.fleet.room import Room, limits
+from supervisor.fleet.room import Room, limits, placements
 from supervisor.fleet.rules import (
     go_home,
     grant,
@@ -213,7 +213,8 @@ def _with_habit(fleet: Fleet, run: Run, load_seconds: float | None = None) -> Fl
 
 
 def _with_more_room(fleet: Fleet, run: Run, now: float) -> Fleet | None:
-    """The fleet in which this model needs more than is free, so that somebody leaves for it; None: that is no use.
+    """The fleet in which this model needs more than was free where it was, so that somebody leaves for it, or it goes
+    elsewhere; None: that is no use.
 
     The books were wrong, of it or of others. The next measurement will put them right.
     """
@@ -225,9 +226,12 @@ def _with_more_room(fleet: Fleet, run: Run, now: float) -> Fleet | None:
     amounts = {device: _at_least(room.free(device), amount) for device, amount in footprint.amounts.items()}
     footprint = replace(footprint, amounts=amounts, source=Source.ESTIMATE)
     books = replace(fleet.books, footprints={**fleet.books.footprints, name: footprint})
+    corrected = replace(fleet, books=books, corrected=fleet.corrected | {name})
     if not evictable(fleet, name, others, now):
-        return None
-    return replace(fleet, books=books, corrected=fleet.corrected | {name})
+        options = placements(corrected, fleet.config.models[name], room.limits)
+        if all(option.devices == run.devices or room.lacks(option.footprint) for option in options):
+            return None
+    return corrected
 
 
 def _at_least(free: int | None, amount: int) -> int:
