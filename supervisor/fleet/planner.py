@@ -227,7 +227,7 @@ def _with_more_room(fleet: Fleet, run: Run, now: float) -> Fleet | None:
     footprint = replace(footprint, amounts=amounts, source=Source.ESTIMATE)
     books = replace(fleet.books, footprints={**fleet.books.footprints, name: footprint})
     corrected = replace(fleet, books=books, corrected=fleet.corrected | {name})
-    if not evictable(fleet, name, others, now):
+    if not evictable(fleet, name, others, inf):  # who is busy leaves in the end
         options = placements(corrected, fleet.config.models[name], room.limits)
         if all(option.devices == run.devices or room.lacks(option.footprint) for option in options):
             return None
