@@ -127,6 +127,7 @@ class RecordRoutes:
             gauges.add_all(told, (((name,), count) for name, count in (nobody | dict(counts)).items()))
         for name, run in sorted(runs.items()):
             gauges.add(metrics.STATE, 1, name, run.phase.value)
+            gauges.add_all(metrics.MEMORY, (((name, device), size) for device, size in run.footprint.total().items()))
             live = service.pool.live_run(run.id)
             if live is not None and live.pid is not None:
                 gauges.add(metrics.RESIDENT, resident_bytes(live.pid), name)

@@ -175,7 +175,9 @@ SERVER = {
     "max_queue": Key(integer(0), "Requests that may wait; the next one is told to come back later.", 1000),
     "max_wait": Key(DURATION, "How long later requests may overtake a waiting one.", "30s"),
     "min_residency": Key(
-        DURATION, "How long a busy model may go on taking requests before it makes room; without it as its load took."
+        DURATION,
+        "How long after its load a busy model may go on taking requests before it makes room; without it until those "
+        "who wait have together waited four times as long as the swap and the way back take.",
     ),
     "preload": Key(list_of(FILLED), "Models to load at the start, one after the other."),
     "on_idle": Key(FILLED, "The model to have loaded when nothing was asked for in a while; its `ttl` is not for it."),

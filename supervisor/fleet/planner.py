@@ -15,11 +15,11 @@ from supervisor.fleet.grants import grant
 from supervisor.fleet.recorded import record
 from supervisor.fleet.refusals import refuse
 from supervisor.fleet.rules import go_home, home_at, idle_until, in_turn, look, look_at, make_room, retire, spawn, stop
+from supervisor.fleet.staying import turning_points
 from supervisor.fleet.values import Fleet, Phase
-from supervisor.fleet.victims import resides_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from supervisor.fleet.actions import Action
     from supervisor.fleet.events import Event
@@ -63,16 +63,5 @@ def next_deadline(fleet: Fleet, now: float) -> float | None:
         if run.is_open and run.model.ttl is not None
     ]
     cuts = [run.cut_at for run in fleet.runs if run.cut_at is not None and run.phase is not Phase.STOPPING]
-    times = (*idle, *cuts, *_turning_points(fleet, now), look_at(fleet, now), home_at(fleet))
+    times = (*idle, *cuts, *turning_points(fleet, now), look_at(fleet, now), home_at(fleet))
     return min((at for at in times if at is not None and at < inf), default=None)
-
-
-def _turning_points(fleet: Fleet, now: float) -> Iterator[float]:
-    """When somebody will have waited for too long, and when who was just loaded may be told to make room."""
-    if not fleet.queue:
-        return
-    here = {run.model.id for run in fleet.runs if not run.is_leaving}
-    cold = [head.since for model, head in fleet.queue.heads.items() if model not in here]
-    residing = [resides_until(fleet, run) for run in fleet.runs if run.is_open] if cold else []
-    overdue = [since + fleet.config.server.max_wait for since in cold]
-    yield from (at for at in (*overdue, *residing) if at > now)

@@ -40,6 +40,21 @@ class Ticket:
         return self.rank, self.since, self.id
 
 
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """All who wait for one model."""
+
+    count: int = 0
+    arrivals: float = 0.0
+    """The sum of the times at which they came."""
+
+    def with_one(self, ticket: Ticket) -> Crowd:
+        return Crowd(self.count + 1, self.arrivals + ticket.since)
+
+    def without(self, ticket: Ticket) -> Crowd:
+        return Crowd(self.count - 1, self.arrivals - ticket.since)
+
+
 class Queue(tuple[Ticket, ...]):
     """Who waits, in order of `turn`. All that wait for one model have its rank, but for those that are first by now."""
 
@@ -51,7 +66,7 @@ class Queue(tuple[Ticket, ...]):
     @cached_property
     def wanted(self) -> Mapping[str, int]:
         """The models somebody waits for, in queue order, and how many do."""
-        return {model: self._counts[model] for model in self.heads}
+        return {model: self.crowds[model].count for model in self.heads}
 
     @cached_property
     def places(self) -> Mapping[str, int]:
@@ -64,19 +79,20 @@ class Queue(tuple[Ticket, ...]):
         return {ticket.model: ticket for ticket in sorted({t.model: t for t in reversed(self)}.values(), key=_turn)}
 
     @cached_property
-    def _counts(self) -> Mapping[str, int]:
-        counts: dict[str, int] = {}
+    def crowds(self) -> Mapping[str, Crowd]:
+        """The models somebody waits for, and what there is to know of all who do."""
+        crowds: dict[str, Crowd] = {}
         for ticket in self:
-            counts[ticket.model] = counts.get(ticket.model, 0) + 1
-        return counts
+            crowds[ticket.model] = crowds.get(ticket.model, Crowd()).with_one(ticket)
+        return crowds
 
     def with_one(self, ticket: Ticket) -> Queue:
         """The queue with one more in its place."""
         place = bisect_right(self, ticket.turn, key=_turn)
-        count = self._counts.get(ticket.model, 0)
-        heads = self.heads if count else _in_order({**self.heads, ticket.model: ticket})
-        counts = {**self._counts, ticket.model: count + 1}
-        return Queue((*self[:place], ticket, *self[place:]))._known(counts, heads)
+        crowd = self.crowds.get(ticket.model, Crowd())
+        heads = self.heads if crowd.count else _in_order({**self.heads, ticket.model: ticket})
+        crowds = {**self.crowds, ticket.model: crowd.with_one(ticket)}
+        return Queue((*self[:place], ticket, *self[place:]))._known(crowds, heads)
 
     def with_first(self, arrived_by: float) -> Queue:
         """The queue in which those go before all others who came by then."""
@@ -96,21 +112,21 @@ class Queue(tuple[Ticket, ...]):
         place = bisect_right(first, late[0].turn, key=_turn)
         whole = (*first[:place], *sorted((*first[place:], *late), key=_turn), *others)
         ahead = {ticket.model: ticket for ticket in reversed(late) if self.heads[ticket.model].rank != FIRST}
-        return Queue(whole)._known(self._counts, _in_order({**self.heads, **ahead}) if ahead else self.heads)
+        return Queue(whole)._known(self.crowds, _in_order({**self.heads, **ahead}) if ahead else self.heads)
 
     def without(self, gone: Iterable[TicketId]) -> Queue:
         """The queue without these."""
         left = frozenset(gone)
         rest = [ticket for ticket in self if ticket.id not in left]
-        counts, heads = dict(self._counts), dict(self.heads)
+        crowds, heads = dict(self.crowds), dict(self.heads)
         for ticket in self._with_ids(left):
-            counts[ticket.model] -= 1
-            if not counts[ticket.model]:
-                del counts[ticket.model], heads[ticket.model]
+            crowds[ticket.model] = crowds[ticket.model].without(ticket)
+            if not crowds[ticket.model].count:
+                del crowds[ticket.model], heads[ticket.model]
         for model, head in heads.items():
             if head.id in left:
                 heads[model] = next(ticket for ticket in rest if ticket.model == model)
-        return Queue(rest)._known(counts, _in_order(heads))
+        return Queue(rest)._known(crowds, _in_order(heads))
 
     def _with_ids(self, ids: frozenset[TicketId]) -> Sequence[Ticket]:
         found: list[Ticket] = []
@@ -121,8 +137,8 @@ class Queue(tuple[Ticket, ...]):
                 found.append(ticket)
         return found
 
-    def _known(self, counts: Mapping[str, int], heads: Mapping[str, Ticket]) -> Queue:
-        self.__dict__.update(_counts=counts, heads=heads)
+    def _known(self, crowds: Mapping[str, Crowd], heads: Mapping[str, Ticket]) -> Queue:
+        self.__dict__.update(crowds=crowds, heads=heads)
         return self
 
 

@@ -9,8 +9,8 @@ from supervisor.fleet.actions import Refuse, Tell
 from supervisor.fleet.decisions import Decision, Kind
 from supervisor.fleet.events import Observed, Requested
 from supervisor.fleet.memory import HOST
+from supervisor.fleet.staying import stays_until
 from supervisor.fleet.values import PLACES, Phase
-from supervisor.fleet.victims import resides_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -179,21 +179,21 @@ def _obstacles(fleet: Fleet, model: str, now: float) -> Iterator[str]:
     elif fleet.books.is_looking:
         return
     elif here:
-        yield f"there is no room beside {' and '.join(_stays(fleet, run, now) for run in here)}"
+        yield f"there is no room beside {' and '.join(_stays(fleet, run, model, now) for run in here)}"
     if ahead := first[: fleet.queue.places[model]]:
         names = (*ahead[:MOST_NAMES], *(["others"] if len(ahead) > MOST_NAMES else []))
         yield f"{' and '.join(names)} {'comes' if len(names) == 1 else 'come'} first"
 
 
-def _stays(fleet: Fleet, run: Run, now: float) -> str:
-    """And why it does not leave."""
-    left = resides_until(fleet, run) - now
+def _stays(fleet: Fleet, run: Run, model: str, now: float) -> str:
+    """And why it does not leave for this model."""
+    left = stays_until(fleet, run, model) - now
     if run.model.pinned:
         why = "pinned"
     elif run.phase is Phase.STARTING:
         why = "loading"
-    elif left > 0 and run.ready_at is not None:
-        why = f"loaded {span(now - run.ready_at)} ago, may stay {span(left)} more"
+    elif left > 0:
+        why = f"{run.leases} in flight, may go on for {span(left)} more"
     else:
         why = f"{run.leases} in flight" if run.leases else f"idle {span(now - run.used_at)}"
     return f"{run.model.id} ({why})"

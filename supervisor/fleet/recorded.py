@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING, assert_never
 
 from supervisor.config.values import Overload
@@ -27,7 +28,7 @@ from supervisor.fleet.events import (
 from supervisor.fleet.memory import Measured, Source
 from supervisor.fleet.reconfigured import ranked, reconfigured
 from supervisor.fleet.refusals import refusal_of_one_more
-from supervisor.fleet.room import Room, limits
+from supervisor.fleet.room import Room, limits, placements
 from supervisor.fleet.values import Fleet, Phase, Reason, Run
 from supervisor.fleet.victims import evictable
 
@@ -135,7 +136,8 @@ def _with_habit(fleet: Fleet, run: Run, load_seconds: float | None = None) -> Fl
 
 
 def _with_more_room(fleet: Fleet, run: Run, now: float) -> Fleet | None:
-    """The fleet in which this model needs more than is free, so that somebody leaves for it; None: that is no use.
+    """The fleet in which this model needs more than was free where it was, so that somebody leaves for it, or it goes
+    elsewhere; None: that is no use.
 
     The books were wrong, of it or of others. The next measurement will put them right.
     """
@@ -147,9 +149,12 @@ def _with_more_room(fleet: Fleet, run: Run, now: float) -> Fleet | None:
     amounts = {device: _at_least(room.free(device), amount) for device, amount in footprint.amounts.items()}
     footprint = replace(footprint, amounts=amounts, source=Source.ESTIMATE)
     books = replace(fleet.books, footprints={**fleet.books.footprints, name: footprint})
-    if not evictable(fleet, name, others, now):
-        return None
-    return replace(fleet, books=books, corrected=fleet.corrected | {name})
+    corrected = replace(fleet, books=books, corrected=fleet.corrected | {name})
+    if not evictable(fleet, name, others, inf):  # who is busy leaves in the end
+        options = placements(corrected, fleet.config.models[name], room.limits)
+        if all(option.devices == run.devices or room.lacks(option.footprint) for option in options):
+            return None
+    return corrected
 
 
 def _at_least(free: int | None, amount: int) -> int:

@@ -11,6 +11,7 @@ from supervisor.fleet.books import FIRST_GUESS
 from supervisor.fleet.constraints import LOOKAHEAD
 from supervisor.fleet.memory import Footprint
 from supervisor.fleet.room import Placement, Room, best, expected_limits, limits, placements, takes
+from supervisor.fleet.staying import stays_until
 from supervisor.fleet.values import PLACES, Phase
 
 if TYPE_CHECKING:
@@ -142,18 +143,22 @@ class _Choice:
         lost = loss(self._fleet, run, self._now)
         return run.leases > 0, run.id not in self._marked, lost, run.used_at, run.id
 
-    def _price(self, victims: Sequence[Run]) -> tuple[int, int, float, float]:
-        """How many of them are busy, and new; what is lost with all of them; and when one of them was used last."""
-        busy, new = sum(run.leases > 0 for run in victims), sum(run.id not in self._marked for run in victims)
-        lost = sum(loss(self._fleet, run, self._now) for run in victims)
-        return busy, new, lost, max((run.used_at for run in victims), default=0.0)
+    def _price(self, victims: Sequence[Run]) -> tuple[int, float, int, float]:
+        """How many are busy; what is lost with those who stayed so far; how many leave; when one was used last.
+
+        Not first of all how many leave: two small ones that nobody misses would keep the large ones out for ever.
+        """
+        busy = sum(run.leases > 0 for run in victims)
+        lost = sum(loss(self._fleet, run, self._now) for run in victims if run.id not in self._marked)
+        return busy, lost, len(victims), max((run.used_at for run in victims), default=0.0)
 
 
 def loss(fleet: Fleet, run: Run, now: float) -> float:
     """Seconds of loading that its leaving costs per second of time to come: its load, as often as it is used.
 
     How often is told by the usual gap between its visits, or by the present one once that is longer. Who has been used
-    only once is taken for the rarest.
+    only once is taken for the rarest. Shares of the last visits, and counts that fade with time, told no better
+    (`scripts/trace`).
     """
     habit = fleet.habits.get(run.model.id)
     load = habit.load_seconds if habit is not None and habit.load_seconds is not None else FIRST_GUESS
@@ -166,25 +171,15 @@ def loss(fleet: Fleet, run: Run, now: float) -> float:
 def evictable(fleet: Fleet, model: str, runs: Sequence[Run], now: float) -> list[Run]:
     """Never pinned, never one that an earlier ticket waits for, no load that somebody waits for.
 
-    And none that has just been loaded and serves, unless this model has waited for too long already.
+    And none that is busy as long as it may go on.
     """
-    places, head = fleet.queue.places, fleet.queue.heads.get(model)
+    places = fleet.queue.places
     own = places.get(model, inf)
-    is_overdue = head is not None and now >= head.since + fleet.config.server.max_wait
     return [
         run
         for run in runs
         if not run.model.pinned
         and places.get(run.model.id, inf) >= own
         and not (run.phase is Phase.STARTING and run.model.id in places)
-        and (is_overdue or now >= resides_until(fleet, run))
+        and now >= stays_until(fleet, run, model)
     ]
-
-
-def resides_until(fleet: Fleet, run: Run) -> float:
-    """Until when it may go on taking requests, though another model waits; an idle one leaves at once."""
-    if not run.leases or run.ready_at is None:
-        return -inf
-    habit, asked = fleet.habits.get(run.model.id), fleet.config.server.min_residency
-    load = habit.load_seconds if habit is not None else None
-    return run.ready_at + (asked if asked is not None else load or 0.0)

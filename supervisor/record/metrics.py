@@ -127,7 +127,13 @@ STATE = _ours(
 RESIDENT = _ours(
     "model_resident_bytes", Kind.GAUGE, "Main memory of a model's process, mapped files included.", "model"
 )
-MEMORY = _ours("model_memory_bytes", Kind.GAUGE, "Memory that a model takes, by device.", "model", "device")
+MEMORY = _ours(
+    "model_memory_bytes",
+    Kind.GAUGE,
+    "Memory that a running model takes, by device: estimated until it has been measured.",
+    "model",
+    "device",
+)
 SCRAPED = _ours("model_metrics_up", Kind.GAUGE, "Whether a ready model gave its own metrics: 1 or 0.", "model")
 
 CORE = _theirs("cpu_util_percent", "Use of a processor core.", "core")

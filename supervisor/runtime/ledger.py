@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -125,7 +126,7 @@ class Ledger:
         """A first measurement is what the next start will take too, unless fitting had to do with what was free."""
         known = self._known.get(live.model.id)
         self._serving[live.model.id] = measured
-        whole = peak(measured, _on_gpus(known)) if may_be_less and known is not None else measured
+        whole = _at_least(measured, known) if may_be_less and known is not None else measured
         await self._remember(live.model.id, key, whole)
         logger.info("%s takes %s (run %s, measured)", live.model.id, shown(measured), live.id)
 
@@ -134,7 +135,7 @@ class Ledger:
         model = live.model.id
         before, known = self._serving.get(model), self._known.get(model, now)
         self._serving[model] = now
-        larger = peak(known, _on_gpus(now))
+        larger = _at_least(known, now)
         if larger != known:
             await self._remember(model, key, larger)
         elif before is None or _differ(before, now):
@@ -209,6 +210,16 @@ class Ledger:
 def shown(footprint: Footprint) -> str:
     """As the log says it."""
     return ", ".join(f"{size / 2**20:.0f} MiB of {device}" for device, size in footprint.total().items())
+
+
+def _at_least(footprint: Footprint, other: Footprint) -> Footprint:
+    """With as much on GPUs as the other, if that is more; on its own devices, where the other was put elsewhere."""
+    here, there = (_on_gpus(each).amounts for each in (footprint, other))
+    if here.keys() == there.keys() or not here:
+        return peak(footprint, Footprint(there))
+    now, most = sum(here.values()), sum(there.values())
+    amounts = {device: size * max(now, most) // now for device, size in here.items()}
+    return replace(footprint, amounts={**footprint.amounts, **amounts})
 
 
 def _on_gpus(footprint: Footprint) -> Footprint:

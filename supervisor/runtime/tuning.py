@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 
 from supervisor.llama.command import model_options
+from supervisor.llama.devices import listed
 from supervisor.llama.fit import kept_all
 from supervisor.llama.load_mode import LoadFacts, choose_load_mode, offered_modes, offload
 from supervisor.runtime.fits import Fit, Fits
@@ -87,12 +88,21 @@ class Tuner:
             residency=await anyio.to_thread.run_sync(_residency, weights),
             available_bytes=available_memory(),
             offload=offload(model.options, inspection.header, has_devices=devices is None or bool(devices)),
+            is_unified=await self._is_unified(model, inspection),
             is_shared=any(set(weights) & set(self._inspector.weights(other)) for other in beside),
             modes=offered_modes(inspection.catalogue),
         )
         choice = choose_load_mode(facts)
         logger.info("%s: load mode %s: %s", model.id, choice.mode or "auto", choice.reason)
         return {"load-mode": choice.mode} if choice.mode else {}
+
+    async def _is_unified(self, model: Model, inspection: Inspection) -> bool:
+        """Whether no device that it may use has memory of its own."""
+        assert inspection.binary is not None
+        asked = str(model.options.get("device", model.options.get("dev", ""))).split(",")
+        found = listed(await self._inspector.listing(model, inspection.binary) or ())
+        used = [each for each in found if asked == [""] or each.name in asked]
+        return bool(used) and all(each.is_unified for each in used)
 
     async def learn(self, live: LiveRun, tuning: Tuning, binary: Path) -> None:
         """Remember a start that has become ready, if fitting has left it as it was asked for."""

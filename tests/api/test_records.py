@@ -279,6 +279,7 @@ def test_metrics(http: httpx.Client) -> None:
     assert told["llama_supervise_model_state", (*fake, ("state", "ready"))] == 1
     assert told["llama_supervise_requests_in_flight", fake] == told["llama_supervise_requests_waiting", fake] == 0
     assert told["llama_supervise_model_resident_bytes", fake] > 1e6
+    eventually(lambda: samples(http)["llama_supervise_model_memory_bytes", (("device", "host"), *fake)] > 1e6)
     assert told["llama_supervise_process_cpu_seconds_total", ()] > 0
     assert not any(("model", "asleep") in labels for _, labels in told)
     assert ask(http, path="/metrics").status_code == 405

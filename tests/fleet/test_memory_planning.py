@@ -393,6 +393,18 @@ def test_start_that_ran_out_of_memory_is_tried_once_more_with_more_room() -> Non
     scene.when(Exited("a"), at=7).when(seen({"CUDA0": 8}, CUDA0=8)).then(Spawn("b"))
 
 
+def test_it_waits_for_one_who_is_busy_to_make_room() -> None:
+    """Whoever may go on for now leaves in the end, and is as good as one who leaves at once."""
+    takes = {"a": {"CUDA0": 4}, "b": {"CUDA0": 4}}
+    scene = house("a", "b", takes=takes, memory=budget(CUDA0=8), min_residency=100)
+    loaded(scene, "a", free={"CUDA0": 8})
+    scene.when(Requested("a1"), at=5).when(Requested("b1")).when(seen({"CUDA0": 4}, CUDA0=8)).then(Spawn("b"))
+
+    scene.when(Exited("b", out_of_memory("b")), at=6)
+    assert scene.waiting == ["b1"]
+    scene.when(Released("a1"), at=7).then(Terminate("a"))
+
+
 def test_second_time_is_the_last() -> None:
     """What does not fit into an empty house is told to who asked."""
     scene = house("a", "b", takes={"a": {"CUDA0": 4}, "b": {"CUDA0": 4}}, memory=budget(CUDA0=8))

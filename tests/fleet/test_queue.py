@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,6 +36,9 @@ def test_queue_is_in_order_and_counted_right(changes: list[str | float | set[int
         assert [*queue.wanted.items()] == [*counted.wanted.items()]
         assert [*queue.heads.items()] == [*counted.heads.items()]
         assert queue.places == counted.places
+        assert {model: crowd.count for model, crowd in queue.crowds.items()} == queue.wanted
+        arrivals = {model: crowd.arrivals for model, crowd in counted.crowds.items()}
+        assert {model: crowd.arrivals for model, crowd in queue.crowds.items()} == pytest.approx(arrivals)
         assert sum(queue.wanted.values()) == len(queue)
 
 

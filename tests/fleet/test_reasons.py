@@ -153,7 +153,7 @@ def test_waiting_for_who_has_just_come() -> None:
     scene = given("a", "b", min_residency=10.0).has("a").when(Requested("a1"), at=1)
 
     assert said(scene.when(Requested("b1"), at=4), Kind.WAITED) == [
-        "b waits: there is no room beside a (loaded 4 s ago, may stay 6 s more)"
+        "b waits: there is no room beside a (1 in flight, may go on for 6 s more)"
     ]
 
 
@@ -164,7 +164,7 @@ def test_waiting_beside_pinned() -> None:
     scene.when(Requested("p1"), at=1)
 
     assert said(scene.when(Requested("b1"), at=1), Kind.WAITED) == [
-        "b waits: there is no room beside p (pinned) and a (loaded 1 s ago, may stay 9 s more)"
+        "b waits: there is no room beside p (pinned) and a (1 in flight, may go on for 9 s more)"
     ]
 
 
@@ -194,7 +194,7 @@ def test_waiting_once_the_machine_was_asked() -> None:
     assert said(scene, Kind.WAITED) == []
 
     assert said(scene.when(seen({"host": 10}), at=5), Kind.WAITED) == [
-        "b waits: there is no room beside a (loaded 5 s ago, may stay 5 s more)"
+        "b waits: there is no room beside a (1 in flight, may go on for 5 s more)"
     ]
     scene.when(Tick(), at=7)
     assert said(scene.when(seen({"host": 10}), at=7), Kind.WAITED) == []

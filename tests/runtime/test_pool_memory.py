@@ -159,9 +159,19 @@ async def test_start_that_runs_out_of_memory_goes_where_there_is_more(tmp_path: 
         assert launcher.ended == []
 
 
-async def test_start_that_runs_out_of_memory_in_an_empty_house_fails(tmp_path: Path) -> None:
-    """There is nobody whose leaving would help."""
+async def test_start_that_runs_out_of_memory_in_an_empty_house_tries_the_other_device(tmp_path: Path) -> None:
+    """It was put where it fits best by a number that was wrong; there is a larger one."""
     async with a_pool(tmp_path, a=6) as (pool, launcher, _):
+        launcher.refuses.add("a")
+        await use(pool, "a")
+
+        assert launcher.started == ["a", "a"]
+        assert launcher.placed == {"a": ("CUDA0",)}
+
+
+async def test_start_that_runs_out_of_memory_on_all_devices_fails(tmp_path: Path) -> None:
+    """There is nobody whose leaving would help, and nowhere else to go."""
+    async with a_pool(tmp_path, a=34) as (pool, launcher, _):
         launcher.refuses.add("a")
         with pytest.raises(ModelFailed):
             await use(pool, "a")

@@ -357,6 +357,21 @@ async def test_a_file_that_another_child_has_is_mapped(scene: Scene) -> None:
     assert (await scene.service().tuning(scene.model, scene.inspection, beside=beside)).options == {"load-mode": "mmap"}
 
 
+async def test_a_device_without_memory_of_its_own_is_loaded_past_the_cache(scene: Scene) -> None:
+    """Mapped pages would take the room of the weights; a card beside it that is used too has room of its own."""
+    unified = "ggml_vulkan: 0 = a chip (radv) | uma: 1 | fp16: 1\n  Vulkan0: a chip (24000 MiB, 23000 MiB free)"
+    scene.inspection = replace(scene.inspection, catalogue=MODES)
+    modes = []
+    for devices in ("  Vulkan0: a card (24000 MiB, 23000 MiB free)", unified, f"{unified}\n{GPU}"):
+        scene.sees(devices)
+        tuning = await scene.next(options={**scene.model.options, "load-mode": "auto"})
+        modes.append(tuning.options["load-mode"])
+    chosen = await scene.next(options={**scene.model.options, "load-mode": "auto", "device": "Vulkan0"})
+
+    assert modes in (["mmap", "none", "mmap"], ["none", "dio", "none"])  # as the file is known to be cached or not
+    assert chosen.options["load-mode"] == modes[1]
+
+
 @pytest.mark.parametrize("options", [{}, {"load-mode": "none"}, {"load-mode": "mmap"}, {"lm": "auto"}])
 async def test_a_load_mode_that_is_not_left_to_us_stays(scene: Scene, options: dict[str, Option]) -> None:
     """Without the word of the config nothing is chosen."""

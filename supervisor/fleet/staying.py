@@ -1,0 +1,69 @@
+"""How long a busy model goes on taking requests though another one waits for its place.
+
+A swap costs a load, and another one when its victim is asked for again. To swap at once makes everybody wait for loads
+all the time where two models are asked for by many; never to swap lets one of them wait for ever. So both costs are
+held to be equal: the swap begins once waiting has cost as much as it would. Who comes first cannot be known, and by
+this rule what is spent is never far from what who knew it would have spent.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from math import inf
+from typing import TYPE_CHECKING
+
+from supervisor.fleet.constraints import LOOKAHEAD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from supervisor.fleet.values import Fleet, Run
+
+SWAPS = 4.0
+"""How many swaps' time those who wait spend together before one begins; a load delays others than who asked for it."""
+
+
+def stays_until(fleet: Fleet, run: Run, model: str) -> float:
+    """Until when it may go on taking requests, though this model waits; an idle one leaves at once.
+
+    1. `min_residency` after its load, where that is asked for;
+    2. else until those who wait have together waited as long as the swap and the way back take, `SWAPS` times;
+    3. in any case no longer than `max_wait` after the first of them has come.
+    """
+    waiting = fleet.queue.wanted.get(model)
+    if not run.leases or run.ready_at is None or not waiting:
+        return -inf
+    server = fleet.config.server
+    if server.min_residency is not None:
+        until = run.ready_at + server.min_residency
+    else:
+        until = _breaks_even_at(fleet, model, waiting, _load(fleet, run.model.id))
+    return min(until, fleet.queue.heads[model].since + server.max_wait)
+
+
+def turning_points(fleet: Fleet, now: float) -> Iterator[float]:
+    """When somebody will have waited for too long, and when one who is busy may be told to make room for him."""
+    if not fleet.queue:
+        return
+    here = {run.model.id for run in fleet.runs if not run.is_leaving}
+    cold = [model for model in fleet.queue.wanted if model not in here]
+    if not cold:
+        return
+    overdue = (fleet.queue.heads[model].since + fleet.config.server.max_wait for model in cold)
+    yield from (at for at in overdue if at > now)
+    busy = sorted((run for run in fleet.runs if run.is_open and run.leases), key=lambda run: _load(fleet, run.model.id))
+    for model in islice(cold, LOOKAHEAD):
+        ends = (stays_until(fleet, run, model) for run in busy)
+        if (first := next((at for at in ends if at > now), None)) is not None:
+            yield first
+
+
+def _breaks_even_at(fleet: Fleet, model: str, waiting: int, way_back: float) -> float:
+    cost = SWAPS * (_load(fleet, model) + way_back)
+    return (cost + fleet.queue.crowds[model].arrivals) / waiting
+
+
+def _load(fleet: Fleet, model: str) -> float:
+    """What its last load took; what is not known costs nothing, so that nobody waits for it."""
+    habit = fleet.habits.get(model)
+    return habit.load_seconds if habit is not None and habit.load_seconds is not None else 0.0
