@@ -21,7 +21,7 @@ def grant(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     """Let tickets through to open runs, oldest first.
 
     Once a ticket has waited for its model to start longer than `max_wait`, nobody behind it is let through to a run
-    that is in the way.
+    that is in the way; but who has waited for a load goes with it, or each of them would need a load of his own.
     """
     open_runs = {run.model.id: run for run in fleet.runs if run.is_open and run.model.id in fleet.queue.wanted}
     if all(run.is_full for run in open_runs.values()):
@@ -31,7 +31,7 @@ def grant(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     actions: list[Action] = []
     for ticket in fleet.queue:
         run = open_runs.get(ticket.model)
-        if run is None or run.is_full or ticket.model in line.closed:
+        if run is None or run.is_full or (ticket.model in line.closed and run.ready_at != now):
             line.stand(ticket)
         else:
             open_runs[ticket.model] = replace(run, leases=run.leases + 1, used_at=now)

@@ -298,9 +298,19 @@ def test_overtaking_is_allowed_until_max_wait() -> None:
     scene.when(Released("b1"), at=62).then(Grant("b2", "b"))
 
 
-def test_overdue_ticket_ends_the_run_of_grants() -> None:
-    """A model that loaded for a long time serves who came before the overdue ticket, and then goes."""
+def test_who_waited_for_a_load_goes_with_it() -> None:
+    """Also past an overdue ticket: each would need a load of his own otherwise."""
     scene = given("a", "b", max_wait=60).when(Requested("a1")).when(Requested("b1")).when(Requested("a2"))
+
+    scene.when(BecameReady("a"), at=61).then(Grant("a1", "a"), Grant("a2", "a"))
+    scene.when(Requested("a3")).when(Released("a1")).then()
+    scene.when(Released("a2")).then(Terminate("a"))
+
+
+def test_overdue_ticket_ends_the_run_of_grants() -> None:
+    """Who finds no place when the load ends goes behind it."""
+    scene = given(Model("a", concurrency=1), "b", max_wait=60)
+    scene.when(Requested("a1")).when(Requested("b1")).when(Requested("a2"))
 
     scene.when(BecameReady("a"), at=61).then(Grant("a1", "a"))
     scene.when(Released("a1")).then(Terminate("a"))

@@ -376,6 +376,7 @@ class World(RuleBasedStateMachine):
     def check_order(self, before: Fleet, event: Event, actions: tuple[Action, ...]) -> None:
         """FIFO within a model; and nobody who waits to be loaded longer than `max_wait` is overtaken by a `Grant`.
 
+        But by those who waited for a load, when it ends.
         To wait to be loaded is to have no run, or one that is leaving. Who goes to a run that is not in the way of that
         overtakes nobody. A victim takes a request only if it is in nobody's way ahead, that is, if it was given back;
         where two wait, it may have been the victim of the one behind.
@@ -390,6 +391,8 @@ class World(RuleBasedStateMachine):
             blocked = [other for other in ahead if self.is_in_the_way(run, other, before)]
             if isinstance(event, Reconfigured):
                 continue  # what stands in whose way is another matter then
+            if self.known(run_id).ready_at == self.now:
+                continue  # who has waited for a load goes with it
             assert not any(self.is_overdue(other, before) for other in blocked)
             cold = {other.model for other in arrivals if self.waits_for_room(other, before)}
             was_given_back = self.known(run_id).retiring is not Reason.EVICTED

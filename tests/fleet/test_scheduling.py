@@ -323,12 +323,13 @@ def test_pinned_model_that_no_rule_evicts_keeps_its_place() -> None:
 
 
 def test_overdue_ticket_closes_what_is_in_its_way() -> None:
-    """After `max_wait` a model that loaded for a long time serves only who came before, then leaves."""
+    """After `max_wait` a model that loaded for a long time serves only who waited for that, then leaves."""
     scene = given("a", "b", routing=Groups({"g": Group(("a", "b"))}), max_loaded=PLACES, max_wait=60)
     scene.when(Requested("a1")).when(Requested("b1")).when(Requested("a2"))
 
-    scene.when(BecameReady("a"), at=61).then(Grant("a1", "a"))
-    scene.when(Released("a1")).then(Terminate("a"))
+    scene.when(BecameReady("a"), at=61).then(Grant("a1", "a"), Grant("a2", "a"))
+    scene.when(Requested("a3"), at=62).then()
+    scene.when(Released("a1")).when(Released("a2")).then(Terminate("a"))
 
 
 def test_overdue_ticket_does_not_close_what_may_stay() -> None:
