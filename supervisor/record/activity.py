@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from supervisor.config.values import Config, Server
     from supervisor.fleet.names import Target
     from supervisor.record.bus import Bus
+    from supervisor.record.ended import Ended
     from supervisor.record.metrics import Metrics
     from supervisor.record.queries import Query
-    from supervisor.record.recording import Client, Ended
+    from supervisor.record.recording import Client
     from supervisor.record.rows import Row, StoredRow
 
 logger = logging.getLogger("supervisor.record")

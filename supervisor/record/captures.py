@@ -16,7 +16,7 @@ from supervisor.record.inflight import shown_headers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from supervisor.record.recording import Ended
+    from supervisor.record.ended import Ended
 
 _NO_ANSWER = ("/audio/speech", "/images/generations", "/txt2img")
 _NO_REQUEST = ("/audio/transcriptions", "/audio/voices")

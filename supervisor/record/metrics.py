@@ -18,7 +18,7 @@ from supervisor.errors import ModelNotFound
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from supervisor.record.recording import Ended
+    from supervisor.record.ended import Ended
     from supervisor.record.rows import Row
 
 UNKNOWN = "(unknown)"

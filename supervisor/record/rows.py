@@ -16,7 +16,7 @@ from supervisor.record.usage import LONGEST_MESSAGE, NOTHING, Usage, error_messa
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from supervisor.record.recording import Ended
+    from supervisor.record.ended import Ended
 
 CLIENT_LEFT = 499
 """The status of a request whose client left, or whose owner cancelled it, before there was one."""

@@ -20,9 +20,10 @@ from supervisor.proxy.client import Client
 from supervisor.record import activity as module
 from supervisor.record.activity import Activity
 from supervisor.record.bus import Bus
+from supervisor.record.ended import FIRST_BYTES, LAST_BYTES, Ended
 from supervisor.record.metrics import LOST, REQUESTS, Metrics
 from supervisor.record.queries import Query
-from supervisor.record.recording import FIRST_BYTES, LAST_BYTES, WHOLE_BYTES, Ended, Recording
+from supervisor.record.recording import WHOLE_BYTES, Recording
 from supervisor.record.rows import row_of
 from supervisor.record.store import Store
 from tests.proxy.conftest import Wire

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from supervisor.record.captures import Capture, Captures
-from supervisor.record.recording import Asked
+from supervisor.record.ended import Asked
 
 
 def capture(size: int) -> Capture:
