@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import astuple
 
 from supervisor.runtime.roster import OWNER, Owner
 
@@ -31,6 +32,8 @@ logger = logging.getLogger("supervisor.roster")
 PREFIX = "llama-supervise-"
 LONGEST = 66
 """Bytes of a run directory's path; sockaddr_un has room for 107, and two names come on top."""
+SIGNATURE = "supervisor"
+"""A symbolic link to nowhere, whose target has the `Owner` where the disk is full."""
 LOCK_PATIENCE = 5.0
 PAUSE = 0.02
 
@@ -83,8 +86,9 @@ def remove(folder: Path) -> None:
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.name != OWNER:
+            elif path.name not in {OWNER, SIGNATURE}:
                 path.unlink(missing_ok=True)
+        (folder / SIGNATURE).unlink(missing_ok=True)
         (folder / OWNER).unlink(missing_ok=True)
         folder.rmdir()
 
@@ -105,16 +109,16 @@ def _run_directory(environ: Mapping[str, str]) -> Path | None:
 
 
 def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
+    return (path for path in _places(environ) if len(os.fsencode(path)) <= LONGEST and path.is_absolute())
+
+
+def _places(environ: Mapping[str, str]) -> Iterator[Path]:
+    """One after the other: asking for the temporary directory fails where no file can be written."""
     # systemd puts colons between several (systemd.exec(5)).
-    given = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    session = environ.get("XDG_RUNTIME_DIR", "")
-    candidates = [
-        *([Path(given)] if given else []),
-        *([Path(session) / "llama-supervise"] if session else []),
-        Path(tempfile.gettempdir()) / f"llama-supervise-{os.getuid()}",
-        Path("/tmp") / f"llama-supervise-{os.getuid()}",
-    ]
-    return (path for path in candidates if len(os.fsencode(path)) <= LONGEST and path.is_absolute())
+    yield Path(environ.get("RUNTIME_DIRECTORY", "").partition(":")[0])
+    yield Path(environ.get("XDG_RUNTIME_DIR", "")) / "llama-supervise"
+    yield Path(tempfile.gettempdir()) / f"llama-supervise-{os.getuid()}"
+    yield Path("/tmp") / f"llama-supervise-{os.getuid()}"
 
 
 def _make_sure(path: Path) -> None:
@@ -185,13 +189,30 @@ def _owned(claim: Claim) -> Iterator[None]:
     fd = _opened(claim.path)
     try:
         _lock(fd, patience=LOCK_PATIENCE)
-        try:
-            (claim.path / OWNER).write_bytes(msgspec.json.encode(claim.owner))
-        except OSError as exc:
-            logger.warning("`%s` cannot be written: %s", claim.path / OWNER, exc.strerror)
+        _sign(claim.path, claim.owner)
         yield
     finally:
         os.close(fd)
+
+
+def _sign(folder: Path, owner: Owner) -> None:
+    """Write down whose a directory is. A full disk has room for a short symbolic link where it has none for a file."""
+    try:
+        (folder / OWNER).write_bytes(msgspec.json.encode(owner))
+    except OSError as exc:
+        try:
+            (folder / SIGNATURE).symlink_to(" ".join(map(str, astuple(owner))))
+        except OSError:
+            logger.warning("`%s` cannot be written: %s", folder / OWNER, exc.strerror)
+
+
+def _signed(folder: Path) -> Owner:
+    """Who has signed it; raises `OSError` if nobody has, and `msgspec.DecodeError` if that cannot be read."""
+    try:
+        values = str((folder / SIGNATURE).readlink()).split(" ")
+    except OSError:
+        return msgspec.json.decode((folder / OWNER).read_bytes(), type=Owner)
+    return msgspec.convert(dict(zip(Owner.__struct_fields__, values, strict=False)), Owner, strict=False)
 
 
 def _abandoned(base: Path, own: Path) -> Iterator[Abandoned]:
@@ -215,7 +236,7 @@ def _dead_owner(path: Path, fd: int) -> Owner | None:
     if os.fstat(fd).st_uid != os.getuid() or not _lock(fd):
         return None
     try:
-        owner = msgspec.json.decode((path / OWNER).read_bytes(), type=Owner)
+        owner = _signed(path)
     except OSError:  # it is none of ours
         return None
     except msgspec.DecodeError:

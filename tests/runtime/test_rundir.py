@@ -17,6 +17,7 @@ from supervisor.llama.endpoint import TcpEndpoint
 from supervisor.runtime import rundir
 from supervisor.runtime.roster import OWNER, Owner, Roster, entries
 from supervisor.runtime.rundir import claimed
+from tests.conftest import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,6 +146,27 @@ def test_a_dead_service_is_found(base: Path) -> None:
         found.remove()
 
         assert not folder.exists()
+
+
+KILLED_ON_A_FULL_DISK = """
+import os, resource, sys
+from supervisor.runtime.rundir import claimed
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+with claimed({"RUNTIME_DIRECTORY": sys.argv[1]}) as claim:
+    os.write(1, claim.owner.token.encode())
+    os._exit(9)
+"""
+
+
+def test_a_dead_service_that_found_the_disk_full_is_found(base: Path) -> None:
+    """Its directory has a name to sign with even where no byte can be written."""
+    ended = subprocess.run([sys.executable, "-c", KILLED_ON_A_FULL_DISK, str(base)], capture_output=True, cwd=ROOT)
+    with claimed({"RUNTIME_DIRECTORY": str(base)}) as claim:
+        assert [each.owner.token for each in claim.abandoned] == [ended.stdout.decode()]
+        claim.abandoned[0].remove()
+
+    assert ended.returncode == 9
+    assert list(base.iterdir()) == []
 
 
 def test_who_lives_is_left_alone(base: Path) -> None:
