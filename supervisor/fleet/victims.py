@@ -54,6 +54,7 @@ class _Choice:
         self._fleet = fleet
         self._marked = marked
         self._now = now
+        self._losses: dict[RunId, float] = {}
         self._within = expected_limits(fleet, now)
         self._staying = sorted((run for run in fleet.runs if not run.is_leaving), key=self._turn)
         self._room = Room(self._within, (run.footprint for run in self._staying))
@@ -140,7 +141,7 @@ class _Choice:
 
     def _turn(self, run: Run) -> tuple[bool, bool, float, float, int]:
         """Idle before busy, those that were told to leave before others, then what costs least."""
-        lost = loss(self._fleet, run, self._now)
+        lost = self._lost(run)
         return run.leases > 0, run.id not in self._marked, lost, run.used_at, run.id
 
     def _price(self, victims: Sequence[Run]) -> tuple[int, float, int, float]:
@@ -149,8 +150,14 @@ class _Choice:
         Not first of all how many leave: two small ones that nobody misses would keep the large ones out for ever.
         """
         busy = sum(run.leases > 0 for run in victims)
-        lost = sum(loss(self._fleet, run, self._now) for run in victims if run.id not in self._marked)
+        lost = sum(self._lost(run) for run in victims if run.id not in self._marked)
         return busy, lost, len(victims), max((run.used_at for run in victims), default=0.0)
+
+    def _lost(self, run: Run) -> float:
+        """Its loss, worked out once: every choice it is in asks for it."""
+        if run.id not in self._losses:
+            self._losses[run.id] = loss(self._fleet, run, self._now)
+        return self._losses[run.id]
 
 
 def loss(fleet: Fleet, run: Run, now: float) -> float:
