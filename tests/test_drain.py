@@ -82,10 +82,12 @@ def rest(sock: socket.socket) -> bytes:
 
 
 def refuses(service: RunningService) -> bool:
-    """Whether nobody listens any more."""
+    """Whether nobody listens any more; a connection reset met a listener that was just being closed."""
     try:
         with connection(service, b""):
             return False
+    except ConnectionResetError:
+        return False
     except ConnectionRefusedError:
         return True
 
