@@ -28,7 +28,6 @@ from supervisor.errors import (
 from supervisor.proxy.asgi import AsgiCall
 from supervisor.proxy.body_memory import SMALL_BODY, BodyMemory
 from supervisor.proxy.dialects import Dialect, error_response
-from supervisor.proxy.heads import header
 from supervisor.proxy.media import MediaGuard
 from supervisor.proxy.relay import Proxy, answer_to
 from supervisor.proxy.routes import COMFYUI, ROUTES, UPSTREAM
@@ -107,21 +106,23 @@ class App:
             except SupervisorError as exc:
                 self.refuse(client, exc)
                 return
-        announced = header(client.headers, b"content-length")
+        announced = client.fields.get(b"content-length")
         if announced is not None and int(announced) > self._max_body:
             self.refuse(client, _too_large(int(announced), self._max_body))
 
     def grew(self, client: Client) -> None:
         """Refuse what has become too much, and pass large uploads on."""
-        if client.body_size > self._max_body:
-            self.refuse(client, _too_large(client.body_size, self._max_body))
+        size = client.body_size
+        if size > self._max_body:
+            self.refuse(client, _too_large(size, self._max_body))
             return
-        if client.body_size > SMALL_BODY:
-            try:
-                self._body_memory.hold(client)
-            except BodyMemoryFull as exc:
-                self.refuse(client, exc)
-                return
+        if size <= SMALL_BODY:
+            return
+        try:
+            self._body_memory.hold(client)
+        except BodyMemoryFull as exc:
+            self.refuse(client, exc)
+            return
         if _is_data_plane(client) and client.method != "OPTIONS":
             self._guarded(self._early, client)
 
@@ -235,8 +236,8 @@ async def _http_error(request: Request, exc: Exception) -> Response:
 
 def _preflight(client: Client, *, is_open: bool) -> None:
     """What a browser asks before it sends a request from another site's page; managing is not for those."""
-    asked = header(client.headers, b"access-control-request-headers")
-    wanted = [name.strip() for name in (asked or b"").split(b",")]
+    asked = client.fields.get(b"access-control-request-headers", b"")
+    wanted = [name.strip() for name in asked.split(b",")]
     allowed = b", ".join(name for name in wanted if _TOKEN.fullmatch(name))
     headers = [
         (b"access-control-allow-origin", b"*"),

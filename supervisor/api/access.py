@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -49,6 +49,8 @@ class Client(Protocol):
     @property
     def headers(self) -> Headers: ...
     @property
+    def fields(self) -> Mapping[bytes, bytes]: ...
+    @property
     def address(self) -> tuple[str, int] | None: ...
     @property
     def status(self) -> int: ...
@@ -83,11 +85,9 @@ class Access:
             door = door.of_one
         if door.manages and not door.infers and (door.acts or client.method not in LOOKS):
             client.watcher = Audit(client, lambda: self.whence(client.headers, client.address))
-        for name, value in client.headers:
-            if name == b"host":
-                if value not in self._hosts.known:
-                    self._check_host(value, door)
-                break
+        host = client.fields.get(b"host")
+        if host is not None and host not in self._hosts.known:
+            self._check_host(host, door)
         if self._needs_keys and not door.is_open:
             self._identify(client, door)
         if door.manages:

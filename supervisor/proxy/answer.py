@@ -33,7 +33,11 @@ class Answer:
         """Send the head, unless comments have gone before."""
         if not self.client.has_begun:
             self.is_stream = is_stream and header(headers, b"content-length") is None
-            self.client.begin(status, [*headers, *self._cors(), *self._own_id(headers)])
+            if self._is_open_to_browsers and b"origin" in self.client.fields:
+                headers = [*headers, (b"access-control-allow-origin", b"*")]  # pages of other sites may ask models
+            if self.dialect is Dialect.ANTHROPIC and header(headers, b"request-id") is None:
+                headers = [*headers, (b"request-id", self.client.request_id.encode())]  # as its own clients look for it
+            self.client.begin(status, headers)
 
     def comment(self, text: str) -> None:
         """Tell a waiting stream how things go, in a form that every client ignores."""
@@ -69,18 +73,7 @@ class Answer:
         elif self.client.has_begun:
             self.client.cut()
         else:
-            accept = header(self.client.headers, b"accept") or b""
+            accept = self.client.fields.get(b"accept", b"")
             status, headers, body = error_response(error, self.dialect, accept)
             self.begin(status, headers, is_stream=False)
             self.client.finish(body)
-
-    def _own_id(self, headers: Headers) -> Headers:
-        """The request's name as Anthropic's own clients look for it; Anthropic itself may have given one."""
-        if self.dialect is not Dialect.ANTHROPIC or header(headers, b"request-id") is not None:
-            return []
-        return [(b"request-id", self.client.request_id.encode())]
-
-    def _cors(self) -> Headers:
-        """Pages of other sites may ask models; what only the owner may do is not for them to read."""
-        is_cross_origin = self._is_open_to_browsers and header(self.client.headers, b"origin") is not None
-        return [(b"access-control-allow-origin", b"*")] if is_cross_origin else []

@@ -10,7 +10,6 @@ from urllib.parse import parse_qs
 
 from supervisor.errors import InvalidRequest
 from supervisor.proxy.bodies import head_of_json, model_in_form
-from supervisor.proxy.heads import header
 from supervisor.proxy.routes import Source
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class Asked(NamedTuple):
 
 def kind_of(client: Client) -> Source | None:
     """The kind of body its content type tells."""
-    content_type = (header(client.headers, b"content-type") or b"").lower()
+    content_type = client.fields.get(b"content-type", b"").lower()
     if b"json" in content_type:
         return Source.JSON
     return Source.FORM if b"multipart/form-data" in content_type else None
@@ -45,7 +44,7 @@ def asked_of(client: Client, usual: Source, body: bytes) -> Asked:
         return Asked(_in_query(client.query), Source.QUERY)
     match kind_of(client) or usual:
         case Source.FORM:
-            return Asked(model_in_form(header(client.headers, b"content-type") or b"", body), Source.FORM)
+            return Asked(model_in_form(client.fields.get(b"content-type", b""), body), Source.FORM)
         case _:
             return _in_json(client, body)
 
@@ -55,7 +54,7 @@ def _in_json(client: Client, body: bytes) -> Asked:
         head = head_of_json(body)
     except InvalidRequest:
         name = None if kind_of(client) is Source.JSON else _in_pairs(client, body)
-        if name is None and b"urlencoded" not in (header(client.headers, b"content-type") or b""):
+        if name is None and b"urlencoded" not in client.fields.get(b"content-type", b""):
             raise
         return Asked(name, None)
     return Asked(head.model, Source.JSON, head.wants_stream)

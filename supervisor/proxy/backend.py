@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from supervisor.access.keys import KeyRing
     from supervisor.config.values import Timeouts
     from supervisor.llama.endpoint import Endpoint
-    from supervisor.runtime.lease import Lease
-    from supervisor.runtime.live import LiveRun
+    from supervisor.runtime.live import Lease, LiveRun
 
 LAST_WORDS = 2.0
 """Seconds a broken connection waits to learn what became of its child."""
@@ -77,12 +76,12 @@ class Backend(Protocol):
 
 
 class LocalBackend:
-    """A child of ours; its lease is given back at the end."""
+    """A child of ours; a lease is given back at the end of each answer."""
 
-    __slots__ = ("_lease", "origin", "upstream")
+    __slots__ = ("lease", "origin", "upstream")
 
     def __init__(self, lease: Lease, upstream: Upstream) -> None:
-        self._lease = lease
+        self.lease = lease
         self.origin: LiveRun = lease.run
         self.upstream = upstream
 
@@ -95,7 +94,7 @@ class LocalBackend:
 
     def end(self) -> None:
         self.origin.awaited -= 1
-        self._lease.give_back()
+        self.lease.give_back()
 
     def late(self) -> SupervisorError:
         return UpstreamTimeout(f"`{self.name}` has not begun to answer within {self.upstream.response_header:g} s")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http
 from typing import TYPE_CHECKING, Protocol
 
+from supervisor.proxy.heads import fields_of
 from supervisor.proxy.request_id import REQUEST_ID
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Client:
         "answer_headers",
         "body_size",
         "deed",
+        "fields",
         "has_begun",
         "headers",
         "is_answered",
@@ -106,13 +108,12 @@ class Client:
         "written",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - called for every request, and by name is slower
         self,
         transport: asyncio.Transport,
         method: str,
         target: tuple[str, bytes, bytes],
         headers: Headers,
-        *,
         version: str,
         address: tuple[str, int] | None,
         ended: Callable[[], None],
@@ -128,7 +129,7 @@ class Client:
         self.prefix = ""
         """What stood before the path, and belongs before those that the client is sent to."""
         self.headers = headers
-        """Names in lower case."""
+        self.fields = fields_of(headers)
         self.request_id = request_id
         """What its client, its answer, the log and the model's server call it (`X-Request-Id`); visible ASCII."""
         self.version = version

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
+from supervisor.proxy.heads import fields_of
 from supervisor.proxy.passing import CHUNKED_HEAD, LINES_END, PassingChunks, may_pass, without_trailers
 
 if TYPE_CHECKING:
-    from supervisor.proxy.heads import Headers
+    from supervisor.proxy.heads import Fields, Headers
 
 JOINED_BYTES = 64 * 1024
 """Up to this size a body is copied behind its head rather than written by itself."""
-_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
 
 class Receiver(Protocol):
     """Who hears what a child answers, in this order: a head, pieces, the end; or that it will not come to that."""
 
-    def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> bool:
-        """Status and headers, their names in lower case; alone if nothing of the body came with them.
+    def head_came(self, status: int, headers: Headers, fields: Fields, *, is_alone: bool) -> bool:
+        """Status and headers; alone if nothing of the body came with them.
 
         Whether chunks of the body may pass by as they are.
         """
@@ -71,13 +71,17 @@ class Connection(asyncio.Protocol):
         self._is_complete = True
         self._is_sent = True
         self._may_be_kept = True
+        self._is_at_start = False
+        """Whether the parser has just seen the end of a response."""
 
     # The exchange.
 
     def send(self, receiver: Receiver, method: bytes, head: bytes, body: bytes = b"", *, is_whole: bool = True) -> None:
         """Begin an exchange; a body that is not whole goes on with `send_more`."""
         self._receiver = receiver
-        self._parser = httptools.HttpResponseParser(self)
+        if not self._is_at_start:
+            self._parser = httptools.HttpResponseParser(self)
+        self._is_at_start = False
         self._method = method
         self._status = 0
         self._headers: Headers = []
@@ -169,7 +173,8 @@ class Connection(asyncio.Protocol):
         if self._has_head and not self._has_told_head:
             self._has_told_head = True
             is_alone = not self._pieces and not self._is_complete
-            self._may_pass = receiver.head_came(self._status, self._headers, is_alone=is_alone) and self._is_chunked
+            told = receiver.head_came(self._status, self._headers, self._fields, is_alone=is_alone)
+            self._may_pass = told and self._is_chunked
         if self._pieces and self._receiver is receiver:
             piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
             self._pieces.clear()
@@ -248,10 +253,10 @@ class Connection(asyncio.Protocol):
             raise ValueError("no status of HTTP")  # it could have a body, which would reach the client without a head
         if self._status < 200:
             return
-        names = {name for name, _ in self._headers}
+        fields = self._fields = fields_of(self._headers)
         bodiless = self._method == b"HEAD" or self._status in {204, 304}
-        self.ends_with_connection = not bodiless and not names & _FRAMING
-        self._is_chunked = b"transfer-encoding" in names
+        self._is_chunked = b"transfer-encoding" in fields
+        self.ends_with_connection = not bodiless and not self._is_chunked and b"content-length" not in fields
         self._is_complete = bodiless
         self._has_head = True
         # A HEAD response leaves the parser waiting for a body, so its connection is not used again.
@@ -261,4 +266,4 @@ class Connection(asyncio.Protocol):
         if self._status < 200:
             self._headers.clear()
             return
-        self._is_complete = True
+        self._is_complete = self._is_at_start = True

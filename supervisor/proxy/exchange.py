@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from supervisor.proxy.backend import Backend
     from supervisor.proxy.client import Client
     from supervisor.proxy.connection import Connection
-    from supervisor.proxy.heads import Forwarding, Headers
+    from supervisor.proxy.heads import Fields, Forwarding, Headers
     from supervisor.proxy.lines import WholeLines
     from supervisor.proxy.loading_state import Joint, Telling
 
@@ -55,12 +55,11 @@ class Call:
 
     def head(self, forwarding: Forwarding, client: Client) -> bytes:
         """The bytes before the body."""
-        length = self.length
-        if length is None and (self.body or self.method in {b"POST", b"PUT", b"PATCH"}):
+        method, length = self.method, self.length
+        if length is None and (self.body or method in {b"POST", b"PUT", b"PATCH"}):
             length = len(self.body)
-        return request_head(
-            self.method, self.target, self.headers, length, forwarding, client.address, client.request_id
-        )
+        name, fields = client.request_id, client.fields
+        return request_head(method, self.target, self.headers, length, forwarding, client.address, name, fields)
 
 
 class Exchange:
@@ -150,7 +149,7 @@ class Exchange:
 
     # What the backend answers.
 
-    def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> bool:
+    def head_came(self, status: int, headers: Headers, fields: Fields, *, is_alone: bool) -> bool:
         if self._timer is not None:
             self._expect_no_head()
         if status >= 600:
@@ -159,15 +158,16 @@ class Exchange:
         self._call.body = b""
         if self._client.share is not None:
             self._client.share.give_back()
-        is_stream = is_event_stream(headers)
+        is_stream = is_event_stream(fields)
         if self._answer.is_stream and not is_stream:
             self._complaint = b""
             return False
         if self._recording is not None:
             self._recording.head_came(headers, is_stream=is_stream)
-        has_lines = is_stream and not is_compressed(headers)
+        has_lines = is_stream and not is_compressed(fields)
         self._lines = self._answer.lines() if has_lines else None
-        self._answer.begin(status, response_headers(status, headers, is_stream=is_stream), is_stream=has_lines)
+        returned = response_headers(status, headers, fields, is_stream=is_stream)
+        self._answer.begin(status, returned, is_stream=has_lines)
         if is_alone:
             self._client.flush()
         is_captured = self._recording is not None and self._recording.is_captured

@@ -17,7 +17,7 @@ import httptools
 from supervisor.errors import InternalError, InvalidRequest, RequestTimeout, ShuttingDown, TooManyConnections
 from supervisor.proxy.client import STATUS_LINES, Client, Plane
 from supervisor.proxy.dialects import Dialect, error_response
-from supervisor.proxy.heads import header
+from supervisor.proxy.heads import fields_of
 from supervisor.proxy.objections import HEAD_LIMIT, Head, head_too_large, objection
 from supervisor.proxy.request_id import REQUEST_ID, new_request_id, request_id_of, with_request_id
 
@@ -161,11 +161,11 @@ class Front(asyncio.Protocol):
             self._parser.get_method().decode("ascii"),
             (unquote(text) if "%" in text else text, path, query),
             self._headers,
-            version=self._parser.get_http_version(),
-            address=self._address,
-            ended=self._answered,
-            request_id=request_id_of(self._headers),
+            self._parser.get_http_version(),
+            self._address,
+            self._answered,
         )
+        client.request_id = request_id_of(client.headers, client.fields)
         client.keep_alive = self._parser.should_keep_alive() and not self._is_shutting_down
         self._receiving = client
         if self._current is not None or self._pending or self._is_lagging:
@@ -205,8 +205,8 @@ class Front(asyncio.Protocol):
     # One request after another.
 
     def _begin(self, client: Client) -> None:
-        expect = header(client.headers, b"expect")
         self._plane.began(client)
+        expect = client.fields.get(b"expect")
         if expect is None or expect.lower() != b"100-continue" or client.version == "1.0":
             return
         if not client.is_answered and not client.is_whole:
@@ -252,13 +252,13 @@ class Front(asyncio.Protocol):
             self._reject(
                 InvalidRequest("the request's target has to be a path", hint="this service is no forward proxy")
             )
-        elif (header(self._headers, b"upgrade") or b"").lower() != b"websocket":
+        elif fields_of(self._headers).get(b"upgrade", b"").lower() != b"websocket":
             head = self._head_without_upgrade()
             self._new_parser()
             self.data_received(head + rest)
         elif self._parser.get_method() != b"GET" or self._parser.get_http_version() != "1.1":
             self._reject(InvalidRequest("a websocket begins with GET, in HTTP/1.1"))
-        elif error := objection(Head(*self._url.partition(b"?")[::2], self._headers, "1.1")):
+        elif error := objection(Head(*self._url.partition(b"?")[::2], self._headers, fields_of(self._headers), "1.1")):
             self._reject(error)
         elif self._current is None:
             self._hand_over(rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from supervisor.access.keys import KeyRing
 
 Headers = list[tuple[bytes, bytes]]
+"""As they came, their names in lower case."""
+Fields = Mapping[bytes, bytes]
+"""The first value of each header."""
 
 HOP_BY_HOP = frozenset(
     (
@@ -101,28 +105,29 @@ def request_head(  # noqa: PLR0917 - called for every request, and by name is sl
     forwarding: Forwarding = AS_IT_CAME,
     address: tuple[str, int] | None = None,
     request_id: str = "",
+    fields: Fields | None = None,
 ) -> bytes:
     """The bytes before the body; header names are lower case, as ASGI gives them.
 
-    `address` is the client's; `request_id` takes the place of one that it may have sent.
+    `address` is the client's; `request_id` takes the place of one that it may have sent. `fields` are those of
+    `headers`, where somebody has them already.
     """
-    host = forwarding.host or header(headers, b"host") or _LOCALHOST
-    lines = [method, b" ", forwarding.base_path, target, b" HTTP/1.1\r\nhost: ", host, b"\r\n"]
-    dropped = _named_by_connection(headers)
+    if fields is None:
+        fields = fields_of(headers)
+    host = forwarding.host or fields.get(b"host") or _LOCALHOST
+    if len(fields) != len(headers) or fields.get(b"connection", b"close") not in _NAMES_NOTHING:
+        headers = _without_named_by_connection(headers)
     if forwarding is not AS_IT_CAME:
-        headers = forwarding.rewritten([pair for pair in headers if pair[0] not in dropped], address)
-        dropped = frozenset()  # what we have added is not for the client to drop
-        if forwarding.proxy_authorization is not None:
-            lines += (b"proxy-authorization: ", forwarding.proxy_authorization, b"\r\n")
-    for name, value in headers:
-        if name not in _NOT_FORWARDED and name not in dropped:
-            lines += (name, b": ", value, b"\r\n")
+        headers = forwarding.rewritten(headers, address)
+    lines = [b"%b: %b\r\n" % pair for pair in headers if pair[0] not in _NOT_FORWARDED]
+    if forwarding.proxy_authorization is not None:
+        lines.append(b"proxy-authorization: %b\r\n" % forwarding.proxy_authorization)
     if request_id:
-        lines += (b"x-request-id: ", request_id.encode(), b"\r\n")
+        lines.append(b"x-request-id: %b\r\n" % request_id.encode())
     if length is not None:
         lines.append(b"content-length: %d\r\n" % length)
-    lines.append(b"\r\n")
-    return b"".join(lines)
+    path = forwarding.base_path + target
+    return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b\r\n" % (method, path, host, b"".join(lines))
 
 
 def _hops(headers: Headers, address: tuple[str, int] | None) -> bytes:
@@ -133,28 +138,35 @@ def _hops(headers: Headers, address: tuple[str, int] | None) -> bytes:
     return b", ".join(hops)
 
 
-def response_headers(status: int, headers: Headers, *, is_stream: bool) -> Headers:
-    """The server's headers as the client gets them."""
-    dropped = _named_by_connection(headers)
-    if status in {204, 304}:
-        dropped |= {b"content-length"}  # of the body that is not sent
+def response_headers(status: int, headers: Headers, fields: Fields | None = None, *, is_stream: bool) -> Headers:
+    """The server's headers as the client gets them; `fields` are those of `headers`, where somebody has them."""
+    if fields is None:
+        fields = fields_of(headers)
+    if len(fields) != len(headers) or fields.get(b"connection", b"close") not in _NAMES_NOTHING:
+        headers = _without_named_by_connection(headers)
+    if status in {204, 304}:  # a length would be that of the body which is not sent
+        headers = [pair for pair in headers if pair[0] != b"content-length"]
+    kept = [pair for pair in headers if pair[0] not in _NOT_RETURNED]
     if is_stream:
-        dropped |= {b"x-accel-buffering"}  # a peer may say it too
-    kept = [pair for pair in headers if pair[0] not in _NOT_RETURNED and pair[0] not in dropped]
-    if is_stream:
+        if b"x-accel-buffering" in fields:  # a peer may say it too
+            kept = [pair for pair in kept if pair[0] != b"x-accel-buffering"]
         kept.append((b"x-accel-buffering", b"no"))  # nginx in front of us would hold tokens back
     return kept
 
 
-def is_event_stream(headers: Headers) -> bool:
+def is_event_stream(fields: Fields) -> bool:
     """Whether the body is a stream of server-sent events."""
-    kind = header(headers, b"content-type")
-    return kind is not None and kind.startswith(b"text/event-stream")
+    return fields.get(b"content-type", b"").startswith(b"text/event-stream")
 
 
-def is_compressed(headers: Headers) -> bool:
+def is_compressed(fields: Fields) -> bool:
     """Whether the body is other bytes than what it says."""
-    return header(headers, b"content-encoding") not in {None, b"identity"}
+    return fields.get(b"content-encoding", b"identity") != b"identity"
+
+
+def fields_of(headers: Headers) -> Fields:
+    """The first value of each header."""
+    return dict(reversed(headers))
 
 
 def header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
@@ -165,12 +177,8 @@ def header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | Non
     return None
 
 
-def _named_by_connection(headers: Headers) -> frozenset[bytes]:
-    """The headers that a Connection header declares to be for this hop only."""
-    for name, value in headers:
-        if name == b"connection" and value not in _NAMES_NOTHING:
-            break
-    else:
-        return frozenset()
+def _without_named_by_connection(headers: Headers) -> Headers:
+    """The headers, without those that a Connection header declares to be for this hop only."""
     values = [value for name, value in headers if name == b"connection"]
-    return frozenset(token.strip().lower() for token in b",".join(values).split(b","))
+    named = {token.strip().lower() for token in b",".join(values).split(b",")}
+    return [pair for pair in headers if pair[0] not in named]

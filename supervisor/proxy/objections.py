@@ -9,7 +9,7 @@ from supervisor.errors import HeadTooLarge, InvalidRequest
 if TYPE_CHECKING:
     from supervisor.errors import SupervisorError
     from supervisor.proxy.client import Client
-    from supervisor.proxy.heads import Headers
+    from supervisor.proxy.heads import Fields, Headers
 
 HEAD_LIMIT = 64 * 1024
 """Bytes of a request's head, and of what else may come without being part of a body."""
@@ -23,19 +23,22 @@ class Head(NamedTuple):
     raw_path: bytes
     query: bytes
     headers: Headers
+    fields: Fields
     version: str
 
 
 def objection(client: Client | Head) -> SupervisorError | None:
     """What is wrong with a head that the parser lets through."""
-    hosts, encoding, size = 0, None, len(client.raw_path) + len(client.query)
-    for name, value in client.headers:
-        size += len(name) + len(value) + 4
-        if name == b"host":
-            hosts += 1
-        elif name == b"transfer-encoding":
-            encoding = value if encoding is None else b"twice"
-    if size > HEAD_LIMIT or len(client.headers) > HEADER_LIMIT:
+    headers, fields = client.headers, client.fields
+    hosts, encoding = int(b"host" in fields), fields.get(b"transfer-encoding")
+    size = sum(map(len, fields)) + sum(map(len, fields.values()))
+    if len(fields) < len(headers):  # there are some of the same name
+        names = [name for name, _ in headers]
+        hosts = names.count(b"host")
+        encoding = encoding if names.count(b"transfer-encoding") <= 1 else b"twice"
+        size = sum(map(len, names)) + sum(len(value) for _, value in headers)
+    size += 4 * len(headers) + len(client.raw_path) + len(client.query)
+    if size > HEAD_LIMIT or len(headers) > HEADER_LIMIT:
         return head_too_large()
     if hosts > 1 or (not hosts and client.version == "1.1"):
         return InvalidRequest(f"the request has {hosts} Host headers; HTTP asks for one")

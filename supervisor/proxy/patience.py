@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from supervisor.proxy.answer import Answer
-    from supervisor.runtime.lease import Lease
+    from supervisor.runtime.live import Lease
     from supervisor.runtime.pool import Pool
 
 LONGEST_SILENCE = 5.0

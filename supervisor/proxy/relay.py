@@ -18,7 +18,6 @@ from supervisor.proxy.backend import LocalBackend, local_upstream, treatment
 from supervisor.proxy.bodies import model_in_form, renamed_in_form
 from supervisor.proxy.encodings import readable
 from supervisor.proxy.exchange import Call, Exchange
-from supervisor.proxy.heads import header
 from supervisor.proxy.parking import Parking
 from supervisor.proxy.patience import patient_lease
 from supervisor.proxy.routes import COMFYUI, COMFYUI_MODEL, ROUTES, UPSTREAM, Route, Source, dialect_of
@@ -32,11 +31,9 @@ if TYPE_CHECKING:
     from supervisor.fleet.values import RunId
     from supervisor.proxy.client import Client
     from supervisor.proxy.peers import Peers
-    from supervisor.proxy.upstream import Upstream
     from supervisor.record.activity import Activity
     from supervisor.record.inflight import InFlight
-    from supervisor.runtime.lease import Lease
-    from supervisor.runtime.live import LiveRun
+    from supervisor.runtime.live import Lease
     from supervisor.runtime.pool import Pool
 
 logger = logging.getLogger("supervisor.proxy")
@@ -69,7 +66,7 @@ class Proxy:
         """Who records requests; None: nobody."""
         self._selected = 0
         """Requests made through selectors so far."""
-        self._upstreams: dict[RunId, Upstream] = {}
+        self._backends: dict[RunId, LocalBackend] = {}
         self._parking = Parking()
         self.adopt(pool.config)
 
@@ -77,10 +74,8 @@ class Proxy:
         """Let this config hold; connections to children stay open."""
         self._ignored = [re.compile(pattern) for pattern in config.server.ignore_paths]
         self._keys = KeyRing.of(config)
-        for run, upstream in self._upstreams.items():
-            live = self._pool.live_run(run)
-            if live is not None:
-                upstream.adopt(*treatment(live, self._keys))
+        for backend in self._backends.values():
+            backend.upstream.adopt(*treatment(backend.origin, self._keys))
 
     def serve(self, client: Client) -> None:
         """Answer one request that is whole; the caller has chosen it by its path."""
@@ -94,7 +89,7 @@ class Proxy:
 
     def serve_early(self, client: Client) -> None:
         """Pass a large upload on while it comes, if it has told which model it is for and nothing has to be changed."""
-        length = header(client.headers, b"content-length")
+        length = client.fields.get(b"content-length")
         if client.body_size < max(LARGE_BODY, 2 * client.looked_at) or length is None:
             return
         client.looked_at = client.body_size  # twice as much next time: looking at each piece costs the square
@@ -144,7 +139,7 @@ class Proxy:
         if asked.source is Source.JSON and (model.filters or model.rename is not None):
             body = filters.apply(model.filters, body, model=model.rename)
         elif asked.source is Source.FORM and model.rename is not None:
-            body = renamed_in_form(header(client.headers, b"content-type") or b"", body, model.rename)
+            body = renamed_in_form(client.fields.get(b"content-type", b""), body, model.rename)
         streams = chosen.streams and asked.wants_stream
         call = _call(client, _forwarded(chosen, client), body, model, wakes=chosen.wakes, streams=streams)
         call.telling = chosen.telling if streams else None
@@ -181,7 +176,7 @@ class Proxy:
             if self._activity is not None and call.method == b"POST":
                 body = call.body if call.length is None else None
                 self._activity.begin(answer.client, call.model, path, body=body)
-                call.headers = readable(call.headers)
+                call.headers = readable(call.headers, answer.client.fields)
         if call.model.peer is not None:
             Exchange(call, answer, self._peers.backend(call.model.peer)).start()
             return
@@ -219,14 +214,23 @@ class Proxy:
         return await patient_lease(self._pool, model, answer)
 
     def _exchange(self, call: Call, answer: Answer, lease: Lease) -> None:
-        Exchange(call, answer, LocalBackend(lease, self._upstream(lease.run))).start()
+        Exchange(call, answer, self._backend(lease)).start()
 
-    def _upstream(self, run: LiveRun) -> Upstream:
-        upstream = self._upstreams.get(run.id)
-        if upstream is None:
-            upstream = self._upstreams[run.id] = local_upstream(run, self._keys)
-            run.on_end(lambda: self._upstreams.pop(run.id).close())
-        return upstream
+    def _backend(self, lease: Lease) -> LocalBackend:
+        """The child behind a lease; those who use it share one, those who only look share its connections."""
+        run = lease.run
+        known = self._backends.get(run.id)
+        if known is not None and known.lease is lease:
+            return known
+        backend = LocalBackend(lease, local_upstream(run, self._keys) if known is None else known.upstream)
+        if known is None:
+            run.on_end(lambda: self._forget(run.id))
+        if known is None or lease is run.lease:
+            self._backends[run.id] = backend
+        return backend
+
+    def _forget(self, run: RunId) -> None:
+        self._backends.pop(run).upstream.close()
 
 
 def answer_to(client: Client) -> Answer:
@@ -303,7 +307,7 @@ def _redirect(target: bytes, client: Client) -> None:
 
 def _model_in_form(client: Client) -> str:
     """The field `model` as far as the form has come; raises `InvalidRequest` if it has not yet."""
-    name = model_in_form(header(client.headers, b"content-type") or b"", client.body, is_whole=False)
+    name = model_in_form(client.fields.get(b"content-type", b""), client.body, is_whole=False)
     if not name:
         raise InvalidRequest("the form names no model so far")
     return name

@@ -7,8 +7,10 @@ import secrets
 from itertools import count
 from typing import TYPE_CHECKING
 
+from supervisor.proxy.heads import fields_of
+
 if TYPE_CHECKING:
-    from supervisor.proxy.heads import Headers
+    from supervisor.proxy.heads import Fields, Headers
 
 REQUEST_ID = b"x-request-id"
 VALID = re.compile(rb"[!-~]{1,128}")
@@ -24,12 +26,15 @@ def new_request_id() -> str:
     return f"{_PREFIX}-{next(_count):x}"
 
 
-def request_id_of(headers: Headers) -> str:
+def request_id_of(headers: Headers, fields: Fields) -> str:
     """The name of the request with these headers: its client's, or a new one."""
-    given = [value for name, value in headers if name == REQUEST_ID]
-    return given[0].decode() if len(given) == 1 and VALID.fullmatch(given[0]) else new_request_id()
+    given = fields.get(REQUEST_ID)
+    if given is None or not VALID.fullmatch(given) or sum(name == REQUEST_ID for name, _ in headers) > 1:
+        return new_request_id()
+    return given.decode()
 
 
 def with_request_id(headers: Headers) -> Headers:
     """The headers of a request, its name once among them."""
-    return [*(pair for pair in headers if pair[0] != REQUEST_ID), (REQUEST_ID, request_id_of(headers).encode())]
+    name = request_id_of(headers, fields_of(headers))
+    return [*(pair for pair in headers if pair[0] != REQUEST_ID), (REQUEST_ID, name.encode())]

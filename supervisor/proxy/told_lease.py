@@ -13,7 +13,7 @@ from supervisor.proxy.patience import give_up
 
 if TYPE_CHECKING:
     from supervisor.proxy.answer import Answer
-    from supervisor.runtime.lease import Lease
+    from supervisor.runtime.live import Lease
     from supervisor.runtime.pool import Pool
 
 SOON = 0.25

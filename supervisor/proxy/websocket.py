@@ -16,7 +16,7 @@ from supervisor.errors import SupervisorError
 from supervisor.proxy.backend import LocalBackend, local_upstream
 from supervisor.proxy.dialects import error_response
 from supervisor.proxy.disconnect import Disconnect
-from supervisor.proxy.heads import header
+from supervisor.proxy.heads import fields_of, header
 from supervisor.proxy.relay import addressed_model, inside, require_target
 from supervisor.proxy.request_id import REQUEST_ID
 from supervisor.proxy.routes import COMFYUI, COMFYUI_MODEL, dialect_of
@@ -200,6 +200,7 @@ class Upgrade:
         self.query: bytes = scope["query_string"]
         self.request_id = _request_id(scope)
         self.headers: Headers = scope["headers"]
+        self.fields = fields_of(self.headers)
         self.version: str = scope["http_version"]
         self.address: tuple[str, int] | None = scope["client"]
         self.status = 0

@@ -30,6 +30,26 @@ MOST_WARNINGS = 20
 """A child may complain without end; the rest is in its log."""
 
 
+class Lease:
+    """A request's hold on a run, given back by hand or on leaving its `with` block. The count is the run's."""
+
+    __slots__ = ("_give_back", "run")
+
+    def __init__(self, run: LiveRun, give_back: Callable[[LiveRun], None]) -> None:
+        self.run = run
+        self._give_back = give_back
+
+    def give_back(self) -> None:
+        """End one hold."""
+        self._give_back(self.run)
+
+    def __enter__(self) -> LiveRun:
+        return self.run
+
+    def __exit__(self, *_: object) -> None:
+        self._give_back(self.run)
+
+
 class LiveRun:
     """What the planner calls a run, while it lives. The hot path counts leases here."""
 
@@ -47,6 +67,7 @@ class LiveRun:
         "id",
         "is_cut",
         "is_cut_by_shutdown",
+        "lease",
         "leases",
         "load",
         "model",
@@ -68,6 +89,8 @@ class LiveRun:
         """Where its child is to go; empty: it is not told."""
         self.slots = run.model.concurrency
         self.leases = run.leases
+        self.lease: Lease | None = None
+        """What each of those who use it holds; they do not differ."""
         self.started_at = run.started_at
         self.used_at = run.used_at
         self.gap = run.gap

@@ -40,8 +40,7 @@ from supervisor.fleet.values import Fleet, Phase, Reason, RunId
 from supervisor.fleet.waiting import expected_wait
 from supervisor.record.decisions import Decisions
 from supervisor.runtime.checks import Checks
-from supervisor.runtime.lease import Lease
-from supervisor.runtime.live import LiveRun
+from supervisor.runtime.live import Lease, LiveRun
 from supervisor.runtime.observer import observe
 
 if TYPE_CHECKING:
@@ -134,7 +133,10 @@ class Pool:
         if run is None or (run.slots is not None and run.leases >= run.slots):
             return None
         self._use(run)
-        return Lease(run, self._release)
+        lease = run.lease
+        if lease is None:
+            lease = run.lease = Lease(run, self._release)
+        return lease
 
     def look(self, model: str) -> Lease:
         """Hold on to a model that is loaded without using it: neither waits nor keeps the model from being idle.

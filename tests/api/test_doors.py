@@ -14,6 +14,7 @@ from supervisor.api.routes import Api
 from supervisor.app import _ADDRESSED, METRICS
 from supervisor.config.values import Config, Management, Server
 from supervisor.errors import Forbidden, HostRefused, SiteRefused, SupervisorError
+from supervisor.proxy.heads import fields_of
 from supervisor.proxy.routes import ROUTES
 from tests.conftest import RunningService, running_service
 from tests.proxy.conftest import http_to
@@ -187,6 +188,7 @@ class Asks:
         self.headers = [(b"host", b"localhost"), *headers]
         if any(name == b"host" for name, _ in headers):
             self.headers = list(headers)
+        self.fields = fields_of(self.headers)
         self.query = b""
         self.key: Any = None
         self.watcher: Any = None

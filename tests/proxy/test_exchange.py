@@ -19,8 +19,7 @@ from supervisor.proxy.client import Client
 from supervisor.proxy.dialects import Dialect
 from supervisor.proxy.exchange import Call, Exchange
 from supervisor.proxy.upstream import Upstream
-from supervisor.runtime.lease import Lease
-from supervisor.runtime.live import LiveRun
+from supervisor.runtime.live import Lease, LiveRun
 from tests.proxy.conftest import Wire, scripted
 
 if TYPE_CHECKING:

@@ -825,7 +825,7 @@ async def test_bugs_in_serving(tmp_path: Path, caplog: pytest.LogCaptureFixture,
     async with app_in_front(tmp_path) as (app, scene):
         setattr(app._proxy, when, broken)
         with caplog.at_level(logging.ERROR, "supervisor"):
-            scene.send(post(path, b"body"))
+            scene.send(post(path, b"x" * 100_000))
 
         assert scene.statuses == [500]
         assert caplog.text.count(f"bug: POST {path} broke") == 1

@@ -221,6 +221,7 @@ async def test_a_disk_that_takes_nothing(tmp_path: Path, caplog: pytest.LogCaptu
         await until(lambda: "wait in memory" in caplog.text)
         await asyncio.get_running_loop().run_in_executor(None, lambda: None)
         assert (waiting.call.body, waiting.parked.is_on_disk) == (waiting.body, False)
+        waiting.parked.leave()
     folder.mkdir()
     again = Waiting(parking)
     with caplog.at_level("INFO", "supervisor"):

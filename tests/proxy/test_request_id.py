@@ -13,6 +13,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from supervisor.proxy.heads import fields_of
 from supervisor.proxy.request_id import new_request_id, request_id_of, with_request_id
 from tests.conftest import DEADLINE, RunningService, running_service
 from tests.proxy.conftest import fake_cmd, http_to, raw_request
@@ -29,7 +30,7 @@ def test_taken_over(given: bytes) -> None:
     """What a client calls its request is what everybody calls it."""
     headers = [(b"a", b"1"), (b"x-request-id", given)]
 
-    assert request_id_of(headers) == given.decode()
+    assert request_id_of(headers, fields_of(headers)) == given.decode()
     assert with_request_id(headers) == headers
 
 
@@ -40,7 +41,7 @@ def test_made(given: list[bytes]) -> None:
     """A name that is none, or that is not the only one, is replaced."""
     headers = [(b"a", b"1"), *((b"x-request-id", value) for value in given)]
 
-    assert MADE.fullmatch(request_id_of(headers))
+    assert MADE.fullmatch(request_id_of(headers, fields_of(headers)))
     first, (name, value) = with_request_id(headers)
     assert first == (b"a", b"1")
     assert name == b"x-request-id"

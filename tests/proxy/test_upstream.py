@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
-    from supervisor.proxy.heads import Headers
+    from supervisor.proxy.heads import Fields, Headers
 
 pytestmark = pytest.mark.anyio
 
@@ -84,7 +84,7 @@ class Reader:
         self._changed.clear()
         await self._changed.wait()
 
-    def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> bool:
+    def head_came(self, status: int, headers: Headers, fields: Fields, *, is_alone: bool) -> bool:
         assert self._head is None
         self._head = status, headers
         self.is_alone = is_alone
@@ -944,8 +944,8 @@ async def test_nothing_is_told_after_giving_back() -> None:
     """Who gives a connection back upon the head of a response, even a whole one, hears no more of it."""
 
     class Refusing(Reader):
-        def head_came(self, status: int, headers: Headers, *, is_alone: bool) -> bool:
-            super().head_came(status, headers, is_alone=is_alone)
+        def head_came(self, status: int, headers: Headers, fields: Fields, *, is_alone: bool) -> bool:
+            super().head_came(status, headers, fields, is_alone=is_alone)
             upstream.release(connection)
             return False
 

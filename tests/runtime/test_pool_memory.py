@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
     from supervisor.config.values import Model
     from supervisor.errors import Failure
-    from supervisor.runtime.lease import Lease
-    from supervisor.runtime.live import LiveRun
+    from supervisor.runtime.live import Lease, LiveRun
 
 pytestmark = pytest.mark.anyio
 
