@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 
 from supervisor.llama.binary import find_binary
 
@@ -27,6 +28,11 @@ ROOT = Path(__file__).parents[1]
 SECOND_BUILD = ROOT.parent / "shared" / "llama.cpp" / "llama-server"
 DEADLINE = 30.0
 """Seconds after which a fact that a test waits for will not come any more."""
+
+ANY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("random", ANY_MACHINE)  # looks for what nobody has found: --hypothesis-profile=random
+settings.register_profile("same", ANY_MACHINE, derandomize=True)
+settings.load_profile("same")
 
 
 @pytest.fixture

@@ -206,7 +206,7 @@ MATRICES = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @forall(MATRICES, st.sampled_from(MODELS), st.frozensets(st.sampled_from(MODELS)))
 def test_matrix_agrees_with_its_expansion(matrix: Matrix, target: str, running: frozenset[str]) -> None:
     """2.8: the answer is that of somebody who writes all combinations down, ties and models written twice included."""

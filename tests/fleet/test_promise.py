@@ -109,7 +109,7 @@ class BesiegedMemory(Besieged, MemoryWorld):
     """The same where memory is what there is too little of."""
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(ROOMS, st.dictionaries(st.sampled_from((BUSY, *RARE)), st.integers(-1, 2)), ARRIVALS)
 def test_model_that_is_never_idle_keeps_nobody_waiting_for_longer_than_promised(
     room: tuple[int, Groups | Matrix | None], priorities: dict[str, int], arrivals: dict[str, float]
@@ -125,7 +125,7 @@ def test_model_that_is_never_idle_keeps_nobody_waiting_for_longer_than_promised(
     assert world.longest_wait <= LONGEST_WAIT
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(st.fixed_dictionaries({name: st.integers(8, 20) for name in (BUSY, *RARE)}), st.integers(1, 2), ARRIVALS)
 def test_neither_where_memory_is_short(sizes: dict[str, int], gpus: int, arrivals: dict[str, float]) -> None:
     """The busy model is on one device, or on all of them."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.config import toml
@@ -167,7 +167,7 @@ def known(wheel_binary: Path) -> Callable[[], Catalogue]:
 
 
 @given(files())
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=100)
 def test_an_import_says_what_its_source_says(known: Callable[[], Catalogue], file: dict[str, Any]) -> None:
     """Nothing is lost without a note, and every command is the same."""
     text, catalogue = yaml.safe_dump(file, allow_unicode=True), known()
@@ -196,7 +196,7 @@ def is_same(config: Config, made: Config, name: str, catalogue: Catalogue) -> bo
 
 
 @given(files(), st.lists(st.tuples(st.integers(0, 60), TEXT), max_size=8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_comments_anywhere_are_found_and_kept(file: dict[str, Any], notes: list[tuple[int, str]]) -> None:
     """A line of comment put between any two lines of the file's structure is on the page."""
     lines = yaml.safe_dump(file, allow_unicode=True, width=10_000).splitlines()
@@ -240,7 +240,7 @@ SECTION = st.tuples(st.sampled_from(["*", "a", "Org/B:tag", "c d", "e.f"]), st.l
 
 
 @given(st.lists(SECTION, max_size=5), st.booleans())
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=150)
 def test_a_preset_says_what_the_router_reads(
     known: Callable[[], Catalogue], sections: list[tuple[str, list[str]]], has_version: bool
 ) -> None:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.config.values import Filters
@@ -125,7 +125,6 @@ def test_anything_but_an_object_is_left_alone() -> None:
     assert filters.apply(Filters(force={"a": 1}), b"[ 1 ]") == b"[ 1 ]"
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # the first text ever made takes seconds
 @given(objects, objects)
 def test_other_fields_are_untouched(fields: dict[str, object], forced: dict[str, object]) -> None:
     """A filter changes the fields it names and no other."""
@@ -134,7 +133,6 @@ def test_other_fields_are_untouched(fields: dict[str, object], forced: dict[str,
     assert result == fields | forced
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(objects, st.lists(st.sampled_from(["a", "b", "0", "2", "-1", ":0"]), min_size=1, max_size=4))
 def test_what_is_set_is_there(fields: dict[str, object], steps: list[str]) -> None:
     """Wherever a path leads, through whatever the client has sent; or it is said that it leads nowhere."""

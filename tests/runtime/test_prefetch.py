@@ -90,7 +90,7 @@ def test_cold_files_are_warm_afterwards(tmp_path: Path) -> None:
     assert now_and_then(are_warmed)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(resident=st.sets(st.integers(0, 7)))
 def test_exactly_what_is_missing_is_read(eight: Path, resident: set[int]) -> None:
     """Whatever is in memory is left alone, and everything else is read once."""
