@@ -40,8 +40,8 @@ logger = logging.getLogger("supervisor.record")
 KIND = "activity"
 BATCH_SECONDS = 0.2
 """From the end of a request until its row is there."""
-BUSY = 50
-"""Requests that end within that time, from which on their rows wait for a pause,"""
+BUSY = 10
+"""Requests that end within that time, from which on their rows wait for a pause: a few at a time cost twice as much,"""
 MOST_RESTS = 5
 """but not for more than so many times that long,"""
 MOST_RESTING = 5000
