@@ -6,6 +6,7 @@ Every message is an object of `type` and `data`, in which `data` is JSON once mo
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec.json
@@ -108,7 +109,7 @@ class Events:
                     continue
                 await news.gather(GATHERED_SECONDS)
                 events = news.take()
-                told = self._everything() if events is None else (frame(event.kind, event.told()) for event in events)
+                told = self._everything() if events is None else (event.shown(frame) for event in events)
                 printed = {"proxy": proxy.take(), "upstream": upstream.take()}
                 frames = [*(_log(source, text) for source, text in printed.items() if text), *told]
                 if frames:
@@ -142,7 +143,12 @@ class Events:
 def frame(kind: str, data: object) -> bytes:
     """One message. Without spaces after the colons, as llama-swap writes it."""
     text = msgspec.json.encode(data).decode()
-    return b"event:message\ndata:" + msgspec.json.encode({"type": kind, "data": text}) + b"\n\n"
+    return b"%b%b}\n\n" % (_beginning(kind), msgspec.json.encode(text))
+
+
+@lru_cache(32)
+def _beginning(kind: str) -> bytes:
+    return b'event:message\ndata:{"type":%b,"data":' % msgspec.json.encode(kind)
 
 
 def capability_flags(capabilities: Capabilities) -> dict[str, bool]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
+import msgspec.json
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -20,19 +21,23 @@ from supervisor.errors import InvalidRequest, RouteNotFound
 from supervisor.record import metrics
 from supervisor.record.metrics import Gauges
 from supervisor.record.queries import models_of, query_of, time_of
+from supervisor.record.turns import in_turns, pause
 from supervisor.runtime.hardware import hardware
 from supervisor.runtime.scrape import Scraper
 from supervisor.runtime.vitals import resident_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from starlette.requests import Request
 
     from supervisor.api.service import Service
     from supervisor.record.metrics import Numbers
+    from supervisor.record.rows import StoredRow
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+ROWS_AT_ONCE = 32
+"""Shown between two pauses."""
 logger = logging.getLogger("supervisor.api")
 
 
@@ -61,10 +66,9 @@ class RecordRoutes:
         query = query_of(request.query_params.multi_items())
         activity = self._service.records.activity
         rows, total = await activity.page(query)
-        captured = activity.captures.numbers()
         return Json(
             {
-                "data": [row.as_json(has_capture=row.id in captured) for row in rows],
+                "data": await anyio.to_thread.run_sync(_shown, rows, activity.captures.numbers()),
                 "page": query.page,
                 "limit": query.limit,
                 "total": total,
@@ -135,9 +139,15 @@ class RecordRoutes:
         return gauges
 
 
+def _shown(rows: Sequence[StoredRow], captured: Collection[int]) -> list[msgspec.Raw]:
+    """Rows as JSON; there may be many, and nobody else should wait for them."""
+    told = (row.as_json(has_capture=row.id in captured) for row in rows)
+    return [msgspec.Raw(msgspec.json.encode(each)) for each in in_turns(told, ROWS_AT_ONCE)]
+
+
 def exposition(counted: Numbers, gauges: Gauges, texts: Mapping[str, str | None]) -> bytes:
     """All metrics as text; takes milliseconds, and the first time a while, for its library is imported then."""
-    from supervisor.record.exposition import Families, Malformed, families_of, of_child, own_process
+    from supervisor.record.exposition import Families, Malformed, of_child, own_process, text_of
 
     families, children = Families(), Families()
     for model, text in sorted(texts.items()):
@@ -148,8 +158,7 @@ def exposition(counted: Numbers, gauges: Gauges, texts: Mapping[str, str | None]
             logger.debug("no metrics of %s: %s", model, exc)
             is_given = False
         gauges.add(metrics.SCRAPED, float(is_given), model)
-    families.add(families_of(counted))
-    families.add(families_of(gauges.numbers))
     families.add(own_process())
     families.add(children.collect())
-    return families.text()
+    ours = text_of({**counted, **gauges.numbers}, pause=pause)
+    return ours + families.text()

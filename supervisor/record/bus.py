@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 MOST_EVENTS = 1024
 """Events that wait for one subscriber; with one more it has to start afresh."""
 
 
-class Event(NamedTuple):
+@dataclass(slots=True)
+class Event:
     """Something that happened."""
 
     kind: str
     data: object = None
     """What it is about, or a function that tells it when it is wanted."""
+    _shown: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     def told(self) -> object:
         """The data as it is now."""
         return self.data() if callable(self.data) else self.data
+
+    def shown(self, encode: Callable[[str, object], bytes]) -> bytes:
+        """How it looks to all who listen, as it was when the first of them wanted it."""
+        if self._shown is None:
+            self._shown = encode(self.kind, self.told())
+        return self._shown
 
 
 class Subscription:
@@ -60,9 +69,11 @@ class Subscription:
 
     async def gather(self, seconds: float) -> None:
         """Wait at most so long for more of what can wait, until something comes that cannot."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._urgent.wait()
+        timer = asyncio.get_running_loop().call_later(seconds, self._urgent.set)  # half the cost of a timeout
+        try:
+            await self._urgent.wait()
+        finally:
+            timer.cancel()
 
     def put(self, key: object, event: Event, *, can_wait: bool = False) -> None:
         """Add an event, in the place of a waiting one with the same key."""

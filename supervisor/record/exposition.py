@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+from prometheus_client.utils import floatToGoString
 
-from supervisor.record.metrics import Described, Kind, Spread
+from supervisor.record.metrics import Spread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from supervisor.record.metrics import Labels, Numbers
+    from supervisor.record.metrics import Described, Labels, Numbers
 
 LABEL = "model"
 RESERVED = ("llama_supervise_", "llamaswap_")
 """How our own names begin; a child must not have such."""
 MOST_SAMPLES = 5000
 """Of one child."""
+BETWEEN_PAUSES = 64
+"""Values of a metric."""
 
 _PARTS = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
 """What the samples of a family are called that has several values each."""
@@ -81,10 +85,53 @@ def _empty(family: Metric) -> Metric:
     return Metric(family.name, family.documentation, family.type)
 
 
-def families_of(numbers: Numbers) -> Iterator[Metric]:
-    """Our metrics as Prometheus' library has them; one that has no value yet is told, too."""
-    for told, values in numbers.items():
-        yield _family(told, values)
+def text_of(numbers: Numbers, *, pause: Callable[[], None]) -> bytes:
+    """Our metrics in the format of Prometheus; one that has no value yet is told, too.
+
+    For a thousand models these are a hundred thousand lines, which its library takes more than a second to write.
+    Whoever else has something to do may do it in each `pause`.
+    """
+    return b"".join("".join(_told(told, values, pause)).encode() for told, values in numbers.items())
+
+
+def _told(told: Described, values: Mapping[Labels, float | Spread], pause: Callable[[], None]) -> Iterator[str]:
+    yield f"# HELP {told.name} {told.help}\n# TYPE {told.name} {told.kind.value}\n"
+    for number, (labels, value) in enumerate(sorted(values.items()), 1):
+        shown = _shown_labels(told.labels, labels)
+        if isinstance(value, Spread):
+            yield _histogram(told.name, shown, value)
+        else:
+            yield f"{told.name}{f'{{{shown}}}' if shown else ''} {_number(value)}\n"
+        if number % BETWEEN_PAUSES == 0:
+            pause()
+
+
+def _histogram(name: str, labels: str, spread: Spread) -> str:
+    """Each bucket with all that is below it."""
+    counts = list(accumulate(spread.counts))
+    start, end = f'{name}_bucket{{le="', f'",{labels}}} '
+    buckets = [f"{start}{limit}{end}{count}.0\n" for limit, count in zip(_ends(spread.limits), counts, strict=True)]
+    rest = f"{name}_count{{{labels}}} {counts[-1]}.0\n{name}_sum{{{labels}}} {_number(spread.sum)}\n"
+    return "".join(buckets) + rest
+
+
+@lru_cache(32)
+def _ends(limits: tuple[float, ...]) -> tuple[str, ...]:
+    return (*(str(float(limit)) for limit in limits), "+Inf")
+
+
+@lru_cache(8192)  # most stand on dozens of lines
+def _shown_labels(names: Labels, values: Labels) -> str:
+    return ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(zip(names, values, strict=True)))
+
+
+def _number(value: float) -> str:
+    text: str = floatToGoString(value)  # type: ignore[no-untyped-call]  # it has no annotations
+    return text
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 def own_process() -> Iterator[Metric]:
@@ -92,27 +139,6 @@ def own_process() -> Iterator[Metric]:
     registry = CollectorRegistry()
     ProcessCollector(namespace=RESERVED[0].rstrip("_"), registry=registry)
     return iter(registry.collect())
-
-
-def _family(told: Described, values: Mapping[Labels, float | Spread]) -> Metric:
-    if told.kind is Kind.HISTOGRAM:
-        histogram = HistogramMetricFamily(told.name, told.help, labels=told.labels)
-        for labels, spread in sorted(values.items()):
-            assert isinstance(spread, Spread)
-            histogram.add_metric(labels, _buckets(spread), spread.sum)
-        return histogram
-    make = CounterMetricFamily if told.kind is Kind.COUNTER else GaugeMetricFamily
-    family = make(told.name, told.help, labels=told.labels)
-    for labels, value in sorted(values.items()):
-        assert not isinstance(value, Spread)
-        family.add_metric(labels, value)
-    return family
-
-
-def _buckets(spread: Spread) -> list[tuple[str, float]]:
-    """Each with all that is below it."""
-    ends = [*(f"{float(limit)}" for limit in spread.limits), "+Inf"]
-    return list(zip(ends, accumulate(spread.counts), strict=True))
 
 
 def of_child(text: str, model: str) -> list[Metric]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from datetime import datetime
 
 # strftime would follow the locale; Go does not.
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -17,6 +18,19 @@ def format_time(name: str, when: datetime) -> str:
     """A time that knows its zone, in the layout of this name; empty if no layout is called so."""
     write = LAYOUTS.get(name.lower())
     return write(when) if write is not None else ""
+
+
+def local_time(at: float, *, is_exact: bool = False) -> str:
+    """Seconds since the epoch as RFC 3339 has them, in the zone of this machine; in whole seconds, or `is_exact`."""
+    more, microsecond = divmod(round(at % 1 * 1e6), 1_000_000)
+    start, zone = _second(int(at) + more)
+    return f"{start}{_fraction(microsecond)}{zone}" if is_exact else start + zone
+
+
+@lru_cache(64)  # there may be many requests in one
+def _second(second: int) -> tuple[str, str]:
+    text = _rfc3339(datetime.fromtimestamp(second).astimezone())
+    return text[:19], text[19:]
 
 
 def format_duration(nanoseconds: int) -> str:
@@ -65,14 +79,14 @@ def _stamp(when: datetime) -> str:
 
 
 def _rfc3339(when: datetime, fraction: str = "") -> str:
-    zone = f"{when:%z}"
-    zone = "Z" if zone in {"", "+0000"} else f"{zone[:3]}:{zone[3:5]}"
-    return f"{when.year:04}-{when:%m-%d}T{_clock(when)}{fraction}{zone}"
+    text = when.isoformat(timespec="seconds")  # several times as fast as strftime
+    zone = text[19:25]
+    return f"{text[:19]}{fraction}{'Z' if zone in {'', '+00:00'} else zone}"
 
 
-def _fraction(when: datetime) -> str:
+def _fraction(microsecond: int) -> str:
     """Without the zeros at its end."""
-    return f".{when.microsecond:06}".rstrip("0").rstrip(".")
+    return f".{microsecond:06}".rstrip("0").rstrip(".")
 
 
 def _kitchen(when: datetime) -> str:
@@ -89,7 +103,7 @@ LAYOUTS: Final[Mapping[str, Callable[[datetime], str]]] = {
     "rfc1123": lambda when: f"{_day(when)}, {_date(when)} {_clock(when)} {when:%Z}",
     "rfc1123z": lambda when: f"{_day(when)}, {_date(when)} {_clock(when)} {when:%z}",
     "rfc3339": _rfc3339,
-    "rfc3339nano": lambda when: _rfc3339(when, _fraction(when)),
+    "rfc3339nano": lambda when: _rfc3339(when, _fraction(when.microsecond)),
     "kitchen": _kitchen,
     "stamp": _stamp,
     "stampmilli": lambda when: f"{_stamp(when)}.{when.microsecond // 1000:03}",

@@ -9,11 +9,10 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
-from supervisor.record.go_time import format_time
+from supervisor.record.go_time import local_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,6 +70,7 @@ class Entry:
     """One request, until its end."""
 
     __slots__ = (
+        "_answer_headers",
         "_asked",
         "_at",
         "_others",
@@ -78,6 +78,7 @@ class Entry:
         "_since",
         "_table",
         "client",
+        "is_due",
         "metadata",
         "model",
         "number",
@@ -105,8 +106,12 @@ class Entry:
         """How much of the answer was known to have been written when it was last shown."""
         self._at = time.time()
         self._since = time.monotonic()
+        self.is_due = False
+        """Whether everybody who watches will be told how it is now."""
         self._asked: dict[str, object] | None = None
         """What does not change of it, once somebody has looked."""
+        self._answer_headers: tuple[Headers, dict[str, str]] = ((), {})
+        """Those of the answer, and how they are shown."""
 
     def client_began(self) -> None:
         self._table.changed(self)
@@ -126,11 +131,14 @@ class Entry:
         """As llama-swap's page expects it."""
         client = self.client
         self.told = client.written
+        self.is_due = False
         if self._asked is None:
             self._asked = self._as_asked()
+        if client.answer_headers is not self._answer_headers[0]:
+            self._answer_headers = client.answer_headers, shown_headers(client.answer_headers)
         return {
             **self._asked,
-            "resp_headers": shown_headers(client.answer_headers),
+            "resp_headers": self._answer_headers[1],
             "resp_bytes": client.written,
             "elapsed_ms": int((time.monotonic() - self._since) * 1000),
             **({"request_id": client.request_id} if client.request_id else {}),
@@ -141,7 +149,7 @@ class Entry:
         client = self.client
         return {
             "id": str(self.number),
-            "timestamp": format_time("rfc3339nano", datetime.fromtimestamp(self._at).astimezone()),
+            "timestamp": local_time(self._at, is_exact=True),
             "model": self.model,
             "req_path": client.path if self._path is None else self._path,
             "method": client.method,
@@ -202,7 +210,8 @@ class InFlight:
     # What entries tell.
 
     def changed(self, entry: Entry) -> None:
-        if self._bus.is_heard:
+        if self._bus.is_heard and not entry.is_due:
+            entry.is_due = True
             entry.told = entry.client.written
             self._bus.publish(KIND, entry.upsert, key=entry.number, can_wait=True)
 

@@ -39,7 +39,7 @@ class Kind(Enum):
     HISTOGRAM = "histogram"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # each is there once, and is looked up many times for each request
 class Described:
     """One metric of ours."""
 

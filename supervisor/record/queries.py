@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 from supervisor.config.problems import nearest
@@ -153,9 +155,8 @@ def histogram(values: Sequence[float]) -> Histogram | None:
         return Histogram((len(values),), low, high, 0.0, low, low, low)
     count = min(max(math.ceil(math.log2(len(values))) + 1, _BINS[0]), _BINS[1])
     width = (high - low) / count
-    bins = [0] * count
-    for value in values:
-        bins[min(int((value - low) / width), count - 1)] += 1
+    ends = [bisect_right(values, number, key=lambda value: int((value - low) / width)) for number in range(count - 1)]
+    bins = [end - start for start, end in pairwise((0, *ends, len(values)))]  # the last has the largest, too
     p50, p95, p99 = (_percentile(values, share) for share in (0.5, 0.95, 0.99))
     return Histogram(tuple(bins), low, high, width, p50, p95, p99)
 

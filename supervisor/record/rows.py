@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
 import msgspec.json
 
-from supervisor.record.go_time import format_time
+from supervisor.record.go_time import local_time
 from supervisor.record.usage import LONGEST_MESSAGE, NOTHING, Usage, error_message, unpacked, usage_of
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class StoredRow:
         }
         return {
             "id": self.id,
-            "timestamp": format_time("rfc3339", datetime.fromtimestamp(row.timestamp).astimezone()),
+            "timestamp": local_time(row.timestamp),
             "model": row.model,
             "req_path": row.req_path,
             "resp_content_type": row.resp_content_type,

@@ -8,11 +8,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from supervisor.record import metrics
-from supervisor.record.go_time import format_time
+from supervisor.record.go_time import local_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -168,4 +167,4 @@ def _of_gpu(gpu: GpuSample) -> Iterator[tuple[Described, float | None]]:
 
 
 def _shown(at: float) -> str:
-    return format_time("rfc3339nano", datetime.fromtimestamp(at).astimezone())
+    return local_time(at, is_exact=True)

@@ -18,6 +18,7 @@ from msgspec.structs import astuple
 
 from supervisor.record.queries import histogram
 from supervisor.record.rows import COLUMNS, Row, StoredRow
+from supervisor.record.turns import in_turns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,8 @@ PRUNED_AT_ONCE = 64
 """Rows beyond the limit that are let be: deleting one at a time costs more than it frees."""
 AT_ONCE = 100
 """Rows of one statement."""
+READ_AT_ONCE = 250
+"""Rows that are read between two pauses."""
 RETRY_SECONDS = 5.0
 BUSY_SECONDS = 1.0
 """How long another program's lock on the file is waited for at a time."""
@@ -133,17 +136,17 @@ class Store:
             self._write()
 
     def _write(self) -> list[int]:
-        waiting = [(number, *astuple(row)) for number, row in self._waiting]
+        waiting = list(self._waiting)
         with self._database:  # all of them, or none
-            for start in range(0, len(waiting), AT_ONCE):
+            for start in in_turns(range(0, len(waiting), AT_ONCE), 1):
                 # One statement for many: Python's lock is let go and fought for once, not once for each row.
-                some = waiting[start : start + AT_ONCE]
+                some = [(number, *astuple(row)) for number, row in waiting[start : start + AT_ONCE]]
                 self._database.execute(_INSERT + ", ".join([_VALUES] * len(some)), list(chain.from_iterable(some)))
             self._count += len(waiting)
             if self._count > self._most + PRUNED_AT_ONCE:
                 self._prune()
         self._waiting.clear()
-        return [number for number, *_ in waiting]
+        return [number for number, _ in waiting]
 
     def _prune(self) -> None:
         cut = self._database.execute("SELECT id FROM activity ORDER BY id DESC LIMIT 1 OFFSET ?", (self._most,))
@@ -183,7 +186,7 @@ class Store:
         (total,) = self._database.execute(f"SELECT COUNT(*) FROM activity{where}", values).fetchone()
         window = [query.limit, (query.page - 1) * query.limit]
         found = self._database.execute(f"{_SELECT}{where}{query.order()} LIMIT ? OFFSET ?", [*values, *window])
-        return [StoredRow(number, Row(*rest)) for number, *rest in found], total
+        return [StoredRow(number, Row(*rest)) for number, *rest in in_turns(found, READ_AT_ONCE)], total
 
     def statistics(self, models: Sequence[str] = ()) -> dict[str, object]:
         """Sums and spreads over these models, or all."""
@@ -202,7 +205,7 @@ class Store:
             rows = self._database.execute(
                 f"SELECT {column} FROM activity{condition} {column} > 0 ORDER BY {column}", models
             )
-            spread = histogram([value for (value,) in rows])
+            spread = histogram([value for (value,) in in_turns(rows, READ_AT_ONCE)])
             told[name] = spread.as_json() if spread is not None else None
         return told
 

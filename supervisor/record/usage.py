@@ -11,7 +11,7 @@ import re
 import zlib
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 import msgspec
 from msgspec.structs import replace
@@ -27,6 +27,7 @@ MOST_UNPACKED = 8 * 1024**2
 
 Fields: TypeAlias = "Mapping[str, object]"
 
+_NAMES = (b'"usage"', b'"timings"', b'"metrics"')
 _OBJECT = re.compile(rb'(?<!\\)"(?P<name>usage|timings|metrics)"\s*:\s*(?=\{)')
 _LONGEST_OBJECT = 4096
 _MARKS = re.compile(rb"\r\n[0-9a-fA-F]+\r\n")
@@ -140,15 +141,20 @@ def status_line(status: int) -> str:
 def _read_events(text: bytes, found: _Found) -> None:
     """The events of a stream that say something; the first may be torn."""
     text = _MARKS.sub(b"", text)
-    if not _says_something(text):
-        return
-    for line in text.splitlines():
-        if _says_something(line):
+    end = 0
+    while (place := _first_name(text, end)) >= 0:
+        start = text.rfind(b"\n", end, place) + 1 or end
+        end = text.find(b"\n", place)
+        if end < 0:
+            end = len(text)
+        for line in text[start:end].splitlines():  # one, unless lines end as nobody ends them
             _read(line.removeprefix(b"data:"), found)
 
 
-def _says_something(text: bytes) -> bool:
-    return b'"usage"' in text or b'"timings"' in text or b'"metrics"' in text
+def _first_name(text: bytes, start: int) -> int:
+    """Where it may say something; -1: nowhere. Most lines do not, and to look at each of them costs more."""
+    places = [place for name in _NAMES if (place := text.find(name, start)) >= 0]
+    return min(places, default=-1)
 
 
 def _read(text: bytes, found: _Found) -> None:
@@ -161,10 +167,10 @@ def _read(text: bytes, found: _Found) -> None:
         else:
             _take(array, found)
         return
-    nested = (each for each in (document.response, document.message) if isinstance(each, dict))
     found.add("usage", document.usage)
-    for each in nested:
-        found.add("usage", each.get("usage"))
+    for each in (document.response, document.message):
+        if isinstance(each, dict):
+            found.add("usage", each.get("usage"))
     found.add("timings", document.timings)
     found.add("metrics", document.metrics)
 
@@ -202,7 +208,7 @@ def _usage(found: _Found) -> tuple[Usage, float]:
         return NOTHING, 0.0
     told = found.usage
     usage = Usage(
-        cache_tokens=_cached(told),
+        cache_tokens=_cached(told) if told else UNKNOWN,
         draft_tokens=UNKNOWN,
         draft_acc_tokens=UNKNOWN,
         input_tokens=_count(told, "prompt_tokens", "input_tokens", default=0),
@@ -229,15 +235,14 @@ def _cached(told: Fields) -> int:
 def _with_timings(usage: Usage, timings: Fields) -> Usage:
     """llama-server measures where the work is done."""
     has_draft = "draft_n" in timings and "draft_n_accepted" in timings
-    return replace(
-        usage,
-        input_tokens=_count(timings, "prompt_n", default=usage.input_tokens),
-        output_tokens=_count(timings, "predicted_n", default=usage.output_tokens),
-        cache_tokens=_count(timings, "cache_n", default=usage.cache_tokens),
-        prompt_per_second=_number(timings, "prompt_per_second", usage.prompt_per_second),
-        tokens_per_second=_number(timings, "predicted_per_second", usage.tokens_per_second),
-        draft_tokens=_count(timings, "draft_n", default=UNKNOWN) if has_draft else usage.draft_tokens,
-        draft_acc_tokens=_count(timings, "draft_n_accepted", default=UNKNOWN) if has_draft else usage.draft_acc_tokens,
+    return Usage(
+        _count(timings, "cache_n", default=usage.cache_tokens),
+        _count(timings, "draft_n", default=UNKNOWN) if has_draft else usage.draft_tokens,
+        _count(timings, "draft_n_accepted", default=UNKNOWN) if has_draft else usage.draft_acc_tokens,
+        _count(timings, "prompt_n", default=usage.input_tokens),
+        _count(timings, "predicted_n", default=usage.output_tokens),
+        _number(timings, "prompt_per_second", usage.prompt_per_second),
+        _number(timings, "predicted_per_second", usage.tokens_per_second),
     )
 
 
@@ -257,17 +262,18 @@ def _with_metrics(usage: Usage, metrics: Fields) -> Usage:
     )
 
 
-def _count(fields: Fields, *names: str, default: int) -> int:
+def _count(fields: Fields, name: str, other: str = "", *, default: int) -> int:
     """The first of these that is a number; numbers of a strange size would not fit into the database."""
-    for name in names:
-        value = fields.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**53:
-            return int(value)
-    return default
+    value = fields.get(name)
+    if _is_number(value) and 0 <= value < 2**53:
+        return int(value)
+    return _count(fields, other, default=default) if other else default
 
 
 def _number(fields: Fields, name: str, default: float) -> float:
     value = fields.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
-        return float(value)
-    return default
+    return float(value) if _is_number(value) and 0 <= value < 1e15 else default
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return type(value) is int or type(value) is float  # True is none

@@ -131,3 +131,31 @@ async def test_told_when_it_is_wanted() -> None:
         (event,) = news.take() or ()
 
         assert (event.told(), made) == (2, [2])
+
+
+async def test_gathering_ends() -> None:
+    """Who gathers waits no longer than it wants to, and then goes on waiting as before."""
+    bus = Bus()
+    with bus.subscribe() as news:
+        bus.publish("seldom", can_wait=True)
+        async with asyncio.timeout(30):
+            await news.gather(0.001)
+        assert news.take() == [Event("seldom")]
+
+        assert not await news.wait(0.001)
+
+
+def test_shown_once() -> None:
+    """However many listen, an event is made and encoded once, when the first of them wants it."""
+    bus, made, encoded = Bus(), [], []
+
+    def encode(kind: str, data: object) -> bytes:
+        encoded.append((kind, data))
+        return b"%d" % len(encoded)
+
+    with bus.subscribe() as one, bus.subscribe() as other:
+        bus.publish("kind", lambda: made.append(1) or len(made))
+        assert (made, encoded) == ([], [])
+        shown = [event.shown(encode) for news in (one, other) for event in news.take() or ()]
+
+    assert (shown, made, encoded) == ([b"1", b"1"], [1], [("kind", 1)])

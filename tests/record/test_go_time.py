@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from supervisor.record.go_time import LAYOUTS, format_duration, format_time
+from supervisor.record.go_time import LAYOUTS, format_duration, format_time, local_time
 
 EAST = datetime(2026, 8, 2, 9, 5, 7, 120_300, timezone(timedelta(hours=5, minutes=30), "IST"))
 WEST = datetime(2009, 11, 17, 20, 34, 58, 0, timezone(timedelta(hours=-7), "MST"))
@@ -88,3 +90,13 @@ def test_unknown(name: str) -> None:
 def test_durations(nanoseconds: int, text: str) -> None:
     """Durations look as Go prints them."""
     assert format_duration(nanoseconds) == text
+
+
+@given(st.floats(min_value=0, max_value=4e9))
+@example(1787390997.9999998)
+def test_local_time(at: float) -> None:
+    """A time in the zone of this machine looks as its layout has it, whole or with its fraction."""
+    when = datetime.fromtimestamp(at).astimezone()
+
+    assert local_time(at) == format_time("rfc3339", when)
+    assert local_time(at, is_exact=True) == format_time("rfc3339nano", when)

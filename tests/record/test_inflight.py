@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import TYPE_CHECKING, Any
+from unittest.mock import ANY
 
 import anyio
 import pytest
@@ -275,6 +276,23 @@ async def test_news() -> None:
     assert (added["operation"], added["request"]["resp_headers"]) == ("upsert", {})
     assert (begun["operation"], begun["request"]["resp_headers"]) == ("upsert", {"X-A": "b"})
     assert removed == {"operation": "remove", "id": "1"}
+
+
+async def test_everybody_is_told() -> None:
+    """A change is told to all who watch: to who has just come, who has looked already, and who has not yet."""
+    scene = Scene()
+    with scene.bus.subscribe() as early, scene.bus.subscribe() as slow:
+        client = scene.request()
+        with scene.bus.subscribe() as late:
+            assert scene.entry()["resp_headers"] == {}
+            client.begin(200, [(b"x-a", b"b")])
+            (begun,) = told(late)
+            assert begun["request"]["resp_headers"] == {"X-A": "b"}
+            assert told(early) == [{**begun, "request": {**begun["request"], "elapsed_ms": ANY}}]
+            client.write(b"hello")
+            scene.table._look()
+
+            assert [[each["request"]["resp_bytes"] for each in told(who)] for who in (early, slow, late)] == [[5]] * 3
 
 
 async def test_bytes_are_told_now_and_then() -> None:

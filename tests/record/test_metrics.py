@@ -8,23 +8,28 @@ from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from supervisor.api.records import exposition
 from supervisor.config.values import Config, Model
 from supervisor.errors import Failure
 from supervisor.fleet.values import Fleet, Phase, Reason, Run, RunId
 from supervisor.record import metrics
-from supervisor.record.exposition import Malformed, of_child, own_process
+from supervisor.record.exposition import Malformed, of_child, own_process, text_of
 from supervisor.record.fleet_watch import FleetWatch
 from supervisor.record.metrics import ALL, Gauges, Kind, Metrics
 from supervisor.record.rows import row_of
 from supervisor.record.samples import GpuSample, HostSample, Samples
 from tests.conftest import ROOT
 from tests.record.test_activity import EVENTS, recorded
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
 
 HOST = HostSample(1787390997.0, (12.5, 50.0), 1000, 400, 10, 5, (1.0, 2.0, 3.0), (("eth0", 7, 9),))
 GPU = GpuSample(1787390997.0, 0, "Radeon", celsius=40.0, memory_used=3 * 1024**2, watts=12.5)
@@ -76,6 +81,37 @@ def test_the_dashboard() -> None:
 
     assert len(queries) > 10
     assert asked - known == set()
+
+
+def test_our_own_text() -> None:
+    """Ours are written as Prometheus' library writes them, whatever a model is called and however large a number is."""
+    counted, gauges = Metrics(), Gauges()
+    for name in ('o"d\\d\nm ✓', "plain"):
+        gauges.add(metrics.STATE, 1, name, "ready")
+        for seconds in (0.004, 0.005, 7, 5000):
+            counted.loaded(name, seconds)
+    for told, value in ((metrics.USED, 12_345_678_901.5), (metrics.FREE, 0), (metrics.TOTAL, 1e7)):
+        gauges.add(told, value)
+    numbers = {told: counted.numbers()[told] for told in (metrics.LOADS, metrics.LOAD, metrics.LOST)} | gauges.numbers
+    ours = text_of(numbers, pause=lambda: None).decode()
+    read = list(text_string_to_metric_families(ours))
+
+    assert [family.documentation for family in read] == [told.help for told in numbers]
+    assert sorted(ours.splitlines()) == sorted(generate_latest(Collected(read)).decode().splitlines())
+    assert re.findall(r'le="(\S+)",model="plain"} (\d+)', ours)[::4] == [
+        *(("0.005", "2"), ("0.1", "2"), ("2.5", "2"), ("60.0", "3"), ("+Inf", "4"))
+    ]
+    assert 'llama_supervise_load_seconds_sum{model="plain"} 5007.009' in ours
+
+
+class Collected(Collector):
+    """Families that have been read, for the library to write."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self.families = families
+
+    def collect(self) -> list[Metric]:
+        return self.families
 
 
 def test_children() -> None:

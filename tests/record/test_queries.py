@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from supervisor.errors import InvalidRequest
 from supervisor.record.queries import Query, histogram, query_of
@@ -102,6 +106,18 @@ def test_histogram() -> None:
     assert many is not None
     assert len(many.bins) == 18
     assert sum(many.bins) == 100_000
+
+
+@given(st.lists(st.floats(0.001, 1e6), min_size=2, max_size=300).map(sorted))
+def test_bins(values: list[float]) -> None:
+    """Every value is in the bin that it belongs to; the largest is in the last."""
+    spread = histogram(values)
+
+    assert spread is not None
+    assert sum(spread.bins) == len(values)
+    if spread.bin_size:
+        places = Counter(min(int((value - values[0]) / spread.bin_size), len(spread.bins) - 1) for value in values)
+        assert {place: count for place, count in enumerate(spread.bins) if count} == places
 
 
 def test_histogram_of_one_value() -> None:

@@ -86,6 +86,14 @@ def test_a_stream_in_its_chunks(size: int) -> None:
     assert told(raw, is_stream=True) == OF_LLAMA
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_the_ends_of_lines(end: bytes) -> None:
+    """However a server ends its lines, each event is read by itself: what only looks like its numbers is not taken."""
+    text = events({"choices": []}, {"usage": {"prompt_tokens": 1}}, {"usage": OPENAI, "echo": {"timings": TIMINGS}})
+
+    assert told(text.replace(b"\n", end), is_stream=True) == OF_OPENAI
+
+
 def test_anthropics_stream() -> None:
     """Prompt at the beginning, answer at the end; a zero between does not count."""
     start = {
