@@ -169,9 +169,11 @@ def _model(parser: argparse.ArgumentParser, *, optional: bool = False) -> argpar
 
 def _run(options: argparse.Namespace) -> int:
     from supervisor.config.problems import ConfigInvalid
-    from supervisor.console import complain, odd, set_up_logging
+    from supervisor.console import complain, odd
 
     if getattr(options, "log_format", None) == "json":
+        from supervisor.log_output import set_up_logging
+
         set_up_logging("info", as_json=True)
     try:
         if options.command == "import":
@@ -197,12 +199,14 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _with_config(options: argparse.Namespace) -> int:
-    from supervisor import local_commands
+    if options.command == "serve":
+        from supervisor.serve_command import serve
 
+        return serve(_config_files(options))
     if options.command == "doctor":
         return _doctor(options)
-    if options.command == "serve":
-        return local_commands.serve(_config_files(options))
+    from supervisor import local_commands
+
     config = _config(options)
     match options.command:
         case "check":

@@ -22,8 +22,11 @@ LEVELS = (
     {"reloads"},
     {"server"},
     {"service_client", "service_unit", "health_command"},
+    {"parts"},
+    {"terminal"},
     {"console", "doctor"},
-    {"local_commands", "remote_commands", "service_commands"},
+    {"model_words", "log_output"},
+    {"local_commands", "remote_commands", "serve_command", "service_commands"},
     {"import_command"},
     {"cli"},
 )
@@ -99,9 +102,8 @@ DOORS = {
     "watchfiles": ("runtime/config_files",),
     "httpx": ("service_client", "remote_commands", "doctor"),
     "prometheus_client": ("record/exposition",),
-    "psutil": ("runtime/sampler", "runtime/hardware"),
     "pynvml": ("runtime/gpus", "runtime/nvml"),
-    "rich": ("console", "remote_commands"),
+    "rich": ("terminal",),
 }
 STANDARD_DOORS = {"tomllib"}
 
