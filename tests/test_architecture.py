@@ -55,6 +55,7 @@ PURE = (
     "llama/gguf_facts",
     "llama/kv_cache",
     "llama/offloading",
+    "llama/processor",
     "llama/load_mode",
     "record/exposition",
     "record/metrics",

@@ -27,6 +27,7 @@ from supervisor.runtime.hearing import became_ready, listen, load_report
 from supervisor.runtime.hooks import HookRunner
 from supervisor.runtime.ledger import Ledger
 from supervisor.runtime.marks import MARK
+from supervisor.runtime.processor import with_lack
 from supervisor.runtime.readings import Machine
 from supervisor.runtime.roster import Roster
 from supervisor.runtime.shortage import shortage
@@ -153,6 +154,7 @@ class Launcher:
             with anyio.CancelScope(shield=True):
                 await self.hooks.run("after_unload", model)
         diagnosis = await self._diagnosed(model, command, end)
+        diagnosis = await with_lack(diagnosis, inspection.binary, command.env)
         return report(model.id, diagnosis, end=end, command=command.shown, binary=_binary(inspection))
 
     def expect(self, model: Model | None, staying: Iterable[int] = ()) -> None:
