@@ -22,7 +22,7 @@ LEVELS = (
     {"reloads"},
     {"server"},
     {"service_client", "service_unit", "health_command"},
-    {"parts"},
+    {"parts", "command_line", "told_config"},
     {"terminal"},
     {"console", "doctor"},
     {"model_words", "log_output"},
