@@ -89,7 +89,7 @@ def command(config: Config, name: str) -> int:
         console.complain(f"models.{model.id}: {problem.message}", problem.hint)
     if inspection.binary is None and not model.cmd:
         return 2
-    built = launcher.command(model, inspection, run=1)
+    built = launcher.commands.of(model, inspection, run=1)
     sys.stdout.write(shlex.join(built.shown) + "\n")
     return 2 if inspection.problems else 0
 
