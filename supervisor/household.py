@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from supervisor.api.service import Service
-from supervisor.config.secrets import Redactor, Secrets
+from supervisor.config.secrets import Secrets
 from supervisor.config.values import Console, LogFormat
 from supervisor.fleet.names import Names
 from supervisor.llama.command import Surroundings, child_environment
@@ -71,7 +71,7 @@ async def running_service(
         roster = Roster(claim.path, claim.owner.token)
         environ = {**os.environ, MARK: roster.mark(0)}
         around = Surroundings(config.base, Path.home(), environ, claim.path)
-        await _end_orphans(claim, config, around)
+        await _end_orphans(claim, config, around, redact=hide)
         inspector = Inspector(around, cache_dir=cache_dir())
         launcher = Launcher(
             config, around, inspector=inspector, logs=logs, cache_dir=cache_dir(), readings=readings, roster=roster
@@ -103,14 +103,14 @@ async def running_service(
         await end_carriers(roster.mark_of_all)
 
 
-async def _end_orphans(claim: Claim, config: Config, around: Surroundings) -> None:
+async def _end_orphans(claim: Claim, config: Config, around: Surroundings, *, redact: Callable[[str], str]) -> None:
     """End what dead services have left behind. A stop command gets the environment its model has now."""
 
     def environment(model: str) -> dict[str, str]:
         known = config.models.get(model)
         return {**child_environment(around), **(known.env if known else {})}
 
-    await end_orphans(claim.abandoned, environment=environment, redact=Redactor.of(config))
+    await end_orphans(claim.abandoned, environment=environment, redact=redact)
 
 
 @contextlib.contextmanager

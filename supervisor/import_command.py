@@ -127,7 +127,7 @@ def _why(verdict: Verdict) -> str:
 
 async def _compared(name: str, launcher: Launcher, seen: Inspection, config: Config, made: Config) -> Verdict:
     model = config.models[name]
-    before = _unmarked(launcher.command(model, seen, run=1))
+    before = _unmarked(launcher.commands.of(model, seen, run=1))
     after = await _command(replace(made.models[name], port=model.port), made)
     if made.models[name].cmd or seen.catalogue is None:
         return proof.of_commands(name, before, after)
@@ -194,7 +194,7 @@ async def _seen(launcher: Launcher, model: Model) -> Inspection:
 async def _command(model: Model, config: Config) -> Command:
     """What `llama-supervise command` prints for it."""
     launcher = launcher_of(config)
-    return _unmarked(launcher.command(model, await _seen(launcher, model), run=1))
+    return _unmarked(launcher.commands.of(model, await _seen(launcher, model), run=1))
 
 
 def _unmarked(command: Command) -> Command:

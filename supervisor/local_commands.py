@@ -1,9 +1,7 @@
-"""The commands that need no running service: serve, check, command."""
+"""The commands that look and start nothing: check, command, doctor."""
 
 from __future__ import annotations
 
-import ipaddress
-import logging
 import os
 import shlex
 import sys
@@ -15,61 +13,21 @@ from typing import TYPE_CHECKING
 import anyio
 import msgspec.json
 
-from supervisor import console, household, listening, server, systemd
+from supervisor import console, household, listening, model_words
 from supervisor.api import memory_status
-from supervisor.api.fleet_status import fleet_status
 from supervisor.config.problems import ConfigInvalid
-from supervisor.config.secrets import Redactor
-from supervisor.config.values import LogFormat
-from supervisor.doctor import bundle
 from supervisor.errors import SupervisorError
 from supervisor.fleet.names import Names
 from supervisor.llama.command import Surroundings
 from supervisor.llama.preflight import Inspector
-from supervisor.runtime.budgets import too_long_for_systemd
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from supervisor.api.service import Service
     from supervisor.config.values import Config
     from supervisor.llama.preflight import Inspection
-    from supervisor.runtime.config_files import ConfigFiles
-
-
-logger = logging.getLogger("supervisor.server")
-
-
-def serve(files: ConfigFiles) -> int:
-    """Serve until told to stop; raises `ConfigInvalid`."""
-    config = files.read()
-    offer = systemd.take_offer(os.environ, os.getpid())
-    level, time_format = config.server.log_level, config.server.log_time_format
-    as_json = config.server.log_format is LogFormat.JSON
-    console.set_up_logging(level, time_format, as_json=as_json, redact=Redactor.of(config))
-    console.odd(config.warnings)
-    if not (config.server.api_keys or config.keys) and not _is_loopback(config.server.host):
-        console.caution(f"without API keys, whoever reaches port {config.server.port} may use every model")
-    if (advice := too_long_for_systemd(config, os.environ)) is not None:
-        console.caution(advice)
-    try:
-        server.run(config, files, on_listening=_greet_in_log if as_json else _greet, offer=offer)
-    except listening.AddressTaken as exc:
-        console.complain(str(exc), "stop the other program, or give `--listen HOST:PORT`")
-        return 1
-    except (listening.TlsUnusable, systemd.SocketUnusable) as exc:
-        console.complain(str(exc), exc.hint)
-        return 2
-    return 0
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def check(config: Config, *, as_json: bool) -> int:
@@ -90,8 +48,8 @@ def check(config: Config, *, as_json: bool) -> int:
         console.odd(config.warnings)
         budget = {device["id"]: device["budget_bytes"] for device in devices if device["budget_bytes"] is not None}
         models = [{**_row(config, name, found), "memory": taken[name]} for name, found in inspections.items()]
-        console.models_table(models, budget)
-        console.memory_of(models[: console.ROWS_SHOWN], budget)
+        model_words.models_table(models, budget)
+        model_words.memory_of(models[: model_words.ROWS_SHOWN], budget)
         for name in (config.memory.budget if config.memory else {}).keys() - {device["id"] for device in devices}:
             there = ", ".join(f"`{device['id']}`" for device in devices)
             console.caution(f"memory.budget.{name}: no llama-server here lists such a device", f"there is {there}")
@@ -131,32 +89,23 @@ def command(config: Config, name: str) -> int:
         console.complain(f"models.{model.id}: {problem.message}", problem.hint)
     if inspection.binary is None and not model.cmd:
         return 2
-    built = launcher.command(model, inspection, run=1)
+    built = launcher.commands.of(model, inspection, run=1)
     sys.stdout.write(shlex.join(built.shown) + "\n")
     return 2 if inspection.problems else 0
 
 
 def doctor(config: Config | ConfigInvalid, sources: Sequence[Path], *, url: str, output: Path) -> int:
     """One file with all that helps somebody else to understand what is wrong here, and no secret."""
+    from supervisor.doctor import bundle
+
     inspections = {} if isinstance(config, ConfigInvalid) else anyio.run(_inspect_all, config).inspections
     text = bundle(config, sources, inspections=inspections, url=url)
     if str(output) == "-":
         sys.stdout.write(text)
     else:
         output.write_text(text)
-        console.console.print(f"written to {output}; read it before you attach it to an issue")
+        console.say(f"written to {output}; read it before you attach it to an issue")
     return 0
-
-
-def _greet(service: Service, url: str) -> None:
-    shown = fleet_status(service)["models"]
-    assert isinstance(shown, list)
-    console.models_table(shown)
-    console.console.print(f"listening on {url}")
-
-
-def _greet_in_log(service: Service, url: str) -> None:
-    logger.info("listening on %s", url, extra={"address": url})
 
 
 def launcher_of(config: Config) -> Launcher:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 import msgspec.json
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from supervisor import console
+from supervisor import console, model_words
 from supervisor.service_client import keeps_secret, service_client
 
 if TYPE_CHECKING:
@@ -50,9 +49,9 @@ class Remote:
         if self._as_json:
             _print_json(status)
         else:
-            console.processes_table(status["models"])
+            model_words.processes_table(status["models"])
             if status["queue"]:
-                console.console.print(f"{len(status['queue'])} request(s) waiting")
+                console.say(f"{len(status['queue'])} request(s) waiting")
         return 0
 
     def load(self, name: str) -> int:
@@ -74,23 +73,16 @@ class Remote:
         if self._as_json:
             _print_json(found)
         elif found and found["process"]:
-            console.console.print(f"{model} is ready (pid {found['process']['pid']})")
+            console.say(f"{model} is ready (pid {found['process']['pid']})")
         return 0
 
     def _show_progress(self, model: str, loading: Future[httpx.Response]) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[stage]}"),
-            TimeElapsedColumn(),
-        )
-        with Progress(*columns, console=console.console, disable=not console.console.is_terminal) as bar:
-            task = bar.add_task(f"loading {model}", total=1.0, stage="")
+        with console.progress_bar(f"loading {model}") as show:
             while not wait([loading], timeout=POLL_SECONDS).done:
                 progress = next((row["status"].get("progress") or {} for row in self._rows([model])), {})
                 # Short of the end, for after the last byte come the context and the warm-up.
-                bar.update(task, completed=0.95 * progress.get("value", 0.0), stage=progress.get("stage", ""))
-            bar.update(task, completed=1.0, stage="")
+                show(0.95 * progress.get("value", 0.0), progress.get("stage", ""))
+            show(1.0, "")
 
     def _not_loaded(self, answer: httpx.Response) -> int:
         error = answer.json().get("error", {}) if "json" in answer.headers.get("content-type", "") else {}
@@ -140,14 +132,14 @@ class Remote:
         if self._as_json:
             _print_json(failure)
         elif failure is None:
-            console.console.print(f"{model} has not failed since the service started")
+            console.say(f"{model} has not failed since the service started")
         else:
-            console.report(failure)
+            model_words.report(failure)
             if not failure["current"]:
-                console.console.print("It has started since.")
+                console.say("It has started since.")
         decisions = [each for each in status["decisions"] if model in {each["model"], *each["others"]}]
         if decisions and not self._as_json:
-            console.decisions(decisions[-MOST_DECISIONS:])
+            model_words.decisions(decisions[-MOST_DECISIONS:])
         return 0
 
     def plan(self) -> int:
@@ -165,7 +157,7 @@ class Remote:
             _print_json(body)
         else:
             for line in body["summary"] or ["nothing would change"]:
-                console.console.print(line, markup=False)
+                console.say(line)
         return DIFFERENT if body["changes"] else 0
 
     def _invalid(self, error: Mapping[str, Any]) -> int:
@@ -189,7 +181,7 @@ class Remote:
         if self._as_json:
             _print_json(failure)
         else:
-            console.report(failure)
+            model_words.report(failure)
         return 1
 
     def _get(self, path: str) -> dict[str, Any] | None:

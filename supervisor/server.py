@@ -72,7 +72,7 @@ def run(
     """
     check_tls(config)
     _allow_many_files()
-    _collect_seldom()
+    gc.freeze()  # what is there now stays, and need not be looked at again
     if offer.watchdog_seconds is not None:
         faulthandler.enable()  # its signal then leaves in the journal where we hung
     with contextlib.ExitStack() as stack:
@@ -88,12 +88,6 @@ def _allow_many_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _collect_seldom() -> None:
-    """Requests leave hardly any cycles behind; looking for them every 700 objects costs more than they hold."""
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 async def _serve(

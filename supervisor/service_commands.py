@@ -51,7 +51,7 @@ class ServiceCommands:
         except OSError as exc:
             console.complain(f"cannot write {self._file}: {exc.strerror}", self._hint_of_rights())
             return 1
-        console.console.print(f"wrote {self._file}")
+        console.say(f"wrote {self._file}")
         if not all(map(self._does, (["daemon-reload"], ["enable", service_unit.NAME], ["restart", service_unit.NAME]))):
             return 1
         self._say_what_next()
@@ -64,7 +64,7 @@ class ServiceCommands:
             return 1
         stop = ["disable", "--now", service_unit.NAME]
         if dry_run:
-            console.console.print(f"would run `{shlex.join([*self._systemctl, *stop])}` and remove {self._file}")
+            console.say(f"would run `{shlex.join([*self._systemctl, *stop])}` and remove {self._file}")
             return 0
         if not self._may_write() or not self._does(stop):
             return 1
@@ -73,11 +73,11 @@ class ServiceCommands:
         except OSError as exc:
             console.complain(f"cannot remove {self._file}: {exc.strerror}", self._hint_of_rights())
             return 1
-        console.console.print(f"removed {self._file}")
+        console.say(f"removed {self._file}")
         if not self._does(["daemon-reload"]):
             return 1
         kept = "~/.local/state, ~/.cache" if self._is_user else "/var/lib, /var/cache"
-        console.console.print(f"what it has stored stays: llama-supervise in {kept}")
+        console.say(f"what it has stored stays: llama-supervise in {kept}")
         return 0
 
     # How.
@@ -114,14 +114,14 @@ class ServiceCommands:
         if code:
             console.complain(f"`{shlex.join(command)}` ended with {code}", f"`{self._journal()}` may say why")
             return False
-        console.console.print(f"did `{shlex.join(command)}`")
+        console.say(f"did `{shlex.join(command)}`")
         return True
 
     def _say_what_next(self) -> None:
-        console.console.print(f"look at it: `{shlex.join([*self._systemctl, 'status', 'llama-supervise'])}`")
-        console.console.print(f"its log: `{self._journal()}`")
+        console.say(f"look at it: `{shlex.join([*self._systemctl, 'status', 'llama-supervise'])}`")
+        console.say(f"its log: `{self._journal()}`")
         if self._is_user:
-            console.console.print("to let it run while you are logged out: `loginctl enable-linger`")
+            console.say("to let it run while you are logged out: `loginctl enable-linger`")
 
     def _journal(self) -> str:
         return f"journalctl {'--user ' if self._is_user else ''}-u llama-supervise -e"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from supervisor.cli import _with_command
+from supervisor.command_line import with_command
 from supervisor.service_client import keeps_secret, service_client
 from tests.conftest import RunningService, alive, eventually, running_service
 
@@ -67,7 +67,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Ru
 )
 def test_serve_is_implied(given: list[str], meant: list[str]) -> None:
     """Without a command's name it serves; options may stand before the name."""
-    assert _with_command(given) == meant
+    assert with_command(given) == meant
 
 
 def test_check_is_quiet_about_good_models(tmp_path: Path, tiny: Path) -> None:

@@ -7,7 +7,7 @@ import re
 
 import yaml
 
-from supervisor.cli import _parser, _with_command, _with_two_dashes
+from supervisor.command_line import parsed
 from supervisor.config.values import Server
 from tests.conftest import ROOT
 
@@ -26,9 +26,9 @@ def instruction(name: str) -> list[str]:
 def test_the_commands_are_ours() -> None:
     """Entry point, arguments and health check are command lines of this version."""
     (entry,) = instruction("ENTRYPOINT")
-    serve = _parser().parse_args(_with_command(_with_two_dashes(instruction("CMD"))))
+    serve = parsed(instruction("CMD"))
     checked, *rest = instruction("HEALTHCHECK")
-    health = _parser().parse_args(_with_command(rest))
+    health = parsed(rest)
 
     assert entry == checked == "llama-supervise"
     assert (serve.command, serve.listen) == ("serve", "0.0.0.0:8080")

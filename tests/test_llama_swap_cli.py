@@ -18,8 +18,9 @@ import httpx
 import pytest
 
 from supervisor import __version__
-from supervisor.cli import _config, _parser, _with_command, _with_two_dashes
+from supervisor.command_line import parsed, with_command, with_two_dashes
 from supervisor.config.secrets import redacted_yaml
+from supervisor.told_config import config_of
 from tests.conftest import DEADLINE, alive, eventually
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 )
 def test_options_have_one_dash_or_two(given: list[str], meant: list[str]) -> None:
     """As with Go's flags, and a value may stand behind `=`."""
-    assert _with_command(_with_two_dashes(given)) == meant
+    assert with_command(with_two_dashes(given)) == meant
 
 
 def test_version_is_said_as_llama_swap_says_it(tmp_path: Path) -> None:
@@ -158,9 +159,9 @@ def test_where_it_listens(tmp_path: Path, arguments: list[str], port: int) -> No
     """On every interface, on 8080, with a certificate on 8443 (spec: llama-swap.md, 3.1)."""
     path = tmp_path / "config.yaml"
     path.write_text(CONFIG)
-    given = _with_command(_with_two_dashes(["-config", str(path), *arguments]))
+    options = parsed(["-config", str(path), *arguments])
 
-    server = _config(_parser().parse_args(given)).server
+    server = config_of(options).server
     assert (server.host, server.port) == ("", port)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from supervisor.config import key_files, toml
-from supervisor.config.llama_swap import reader
 from supervisor.config.problems import ConfigInvalid, Problem
 
 if TYPE_CHECKING:
@@ -33,6 +32,8 @@ def load_yaml(path: Path | None, *, folder: Path | None = None, environ: Mapping
 
     Relative paths in it start from the working directory, as they do in llama-swap.
     """
+    from supervisor.config.llama_swap import reader  # with a YAML parser that nobody else needs
+
     source = path or folder
     try:
         paths = _paths(path, folder)

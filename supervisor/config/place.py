@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from supervisor.config.problems import Mismatch, Problem, path_of, shown
 
@@ -49,8 +49,15 @@ class Place:
     @property
     def mark(self) -> str:
         """Where it stands in the text, such as `line 3`, as far as values and keys carry that."""
-        own = getattr(self.written, "mark", "") or getattr(self.key, "mark", "")
+        own = getattr(self.written, "mark", "") or self._mark_of_key
         return own or (self.parent.mark if self.parent else "")
+
+    @property
+    def _mark_of_key(self) -> str:
+        """That of the table's own key. The one in a path has none, and is not worth a search before anybody asks."""
+        table = self.parent.written if self.parent else None
+        keys = table if isinstance(table, dict) else ()
+        return next((getattr(key, "mark", "") for key in keys if key == self.key), "")
 
     @property
     def value(self) -> object:
@@ -73,9 +80,10 @@ class Place:
 
     def child(self, key: str) -> Place:
         """The place of a key that is there, however it spells its dashes."""
-        if isinstance(self.written, dict) and key in self.written:
-            return Place(self.written[key], self.sheet, self, key)
-        return next(place for name, place in self.entries() if name.replace("_", "-") == key.replace("_", "-"))
+        table = cast("dict[str, object]", self.written)
+        name = _spelled(key, table)
+        assert name is not None
+        return Place(table[name], self.sheet, self, name)
 
     def at(self, *keys: str | int) -> Place:
         """The place that a path leads to; as far as it can be followed."""
@@ -119,9 +127,10 @@ class Place:
 
 
 def _spelled(key: str, table: Mapping[str, object]) -> str | None:
-    """The key as the table has it: with its own dashes, and its mark if it has one."""
-    same = {key} if key in table else {name for name in table if name.replace("_", "-") == key.replace("_", "-")}
-    return next((name for name in table if name in same), None)
+    """The key with the dashes that it has in the table."""
+    if key in table:
+        return key
+    return next((name for name in table if name.replace("_", "-") == key.replace("_", "-")), None)
 
 
 def expanded(text: str, environ: Mapping[str, str]) -> str:

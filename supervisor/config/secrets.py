@@ -83,6 +83,10 @@ class Secrets:
         """Those of this config are secret, too."""
         self._redact = self._redact.and_of(config)
 
+    def with_key(self, key: str) -> Redactor:
+        """Takes this key out as well, and what is known so far."""
+        return Redactor((*self._redact.values, key))
+
     def __call__(self, text: str) -> str:
         """The text without them."""
         return self._redact(text)

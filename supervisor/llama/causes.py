@@ -544,7 +544,8 @@ OOM_KILLED = Cause(
 ILLEGAL_INSTRUCTION = Cause(
     "illegal_instruction",
     "it was killed by SIGILL: the binary uses instructions that this processor does not have",
-    "use a build for this processor",
+    "use a build for this processor: compile llama.cpp on this machine, or take one of its releases, which carry "
+    "code for many and choose when they start; `binary` names it",
     kinds=(60,),
     serving=True,
 )

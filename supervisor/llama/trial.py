@@ -1,4 +1,4 @@
-"""Short runs of a binary that load nothing: what it thinks of its arguments, and which devices it sees."""
+"""Short runs of a binary that load nothing: what it thinks of its arguments, which devices it sees, what it is."""
 
 from __future__ import annotations
 
@@ -74,6 +74,13 @@ class Trials:
 async def _devices(binary: Path, env: Mapping[str, str]) -> Sequence[str] | None:
     returncode, lines = await _output([str(binary), "--list-devices"], env)
     return lines if returncode == 0 else None
+
+
+async def said_of_processor(binary: Path, env: Mapping[str, str]) -> Sequence[str]:
+    """What it prints before it finds that there is no model, the instructions it uses among that."""
+    env = {name: value for name, value in env.items() if name != SWITCH}
+    _, lines = await _output([str(binary), "--verbosity", "4", "--model", "/dev/null"], env)
+    return lines
 
 
 def _judged(returncode: int | None, lines: Sequence[str]) -> Diagnosis | None:

@@ -1,12 +1,8 @@
-"""From a model to a running child: inspect, build the command, choose the address, run, and say why it failed."""
+"""From a model to a running child: inspect, run, and say why it failed."""
 
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import shutil
-import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,19 +10,17 @@ import anyio
 import anyio.to_thread
 
 from supervisor.config.changes import needs_another_run
-from supervisor.config.secrets import Redactor
-from supervisor.config.values import Transport
-from supervisor.llama.binary import is_llama_server
-from supervisor.llama.command import Command, llama_command, raw_command
+from supervisor.config.secrets import Secrets
 from supervisor.llama.devices import Hearsay
 from supervisor.llama.diagnosis import Diagnosis, End, diagnose, found, report
-from supervisor.llama.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
+from supervisor.llama.endpoint import UnixEndpoint
 from supervisor.runtime.address import taken_before, taken_meanwhile
 from supervisor.runtime.child import Child
+from supervisor.runtime.command_lines import CommandLines
 from supervisor.runtime.hearing import became_ready, listen, load_report
 from supervisor.runtime.hooks import HookRunner
 from supervisor.runtime.ledger import Ledger
-from supervisor.runtime.marks import MARK
+from supervisor.runtime.processor import with_lack
 from supervisor.runtime.readings import Machine
 from supervisor.runtime.roster import Roster
 from supervisor.runtime.shortage import shortage
@@ -38,9 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from supervisor.config.values import Config, Model, Option
+    from supervisor.config.values import Config, Model
     from supervisor.errors import Failure
-    from supervisor.llama.command import Surroundings
+    from supervisor.llama.command import Command, Surroundings
+    from supervisor.llama.endpoint import Endpoint
     from supervisor.llama.preflight import Fingerprint, Inspection, Inspector
     from supervisor.runtime.live import LiveRun
     from supervisor.runtime.logs import Logs
@@ -48,8 +43,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("supervisor.launcher")
 
-KEY_BYTES = 32
-"""Of the key that closes a child's port to everybody but us."""
 MUTE_RETRIES = 3
 """How often a start that was refused without a word is tried again to hear the reason; 20 to 60 ms each."""
 
@@ -76,21 +69,19 @@ class Launcher:
         """What the last look at each model found."""
         self.logs = logs
         self._config = config
-        self._around = around
         self._inspector = inspector
-        self._redact = Redactor.of(config)
+        self._hide = Secrets(config)
+        self._roster = roster or Roster()
+        self.commands = CommandLines(around, self._roster, self._hide)
+        """How they are started."""
         self.ledger = Ledger(inspector, readings=readings or Machine(), cache_dir=cache_dir)
         """What each model takes of every device."""
         self.hooks = HookRunner(around, log_of=lambda model: logs.writer(model, 0), redact=self._hide)
         """The owner's commands around the life of each model."""
         self._tuner = Tuner(inspector, cache_dir)
         self._warmer = Warmer(inspector)
-        self._roster = roster or Roster()
         self._running: dict[int, LiveRun] = {}
         """The runs whose children live."""
-
-    def _hide(self, text: str) -> str:
-        return self._redact(text)
 
     def adopt(self, config: Config) -> None:
         """Start children by this config; what was found of models that are others now is forgotten.
@@ -98,7 +89,7 @@ class Launcher:
         Secrets of the former config stay secret, for its children may still tell them.
         """
         before, self._config = self._config, config
-        self._redact = self._redact.and_of(config)
+        self._hide.adopt(config)
         for name in tuple(self.inspections):
             old, new = before.models.get(name), config.models.get(name)
             if old is None or new is None or needs_another_run(old, new):
@@ -153,6 +144,7 @@ class Launcher:
             with anyio.CancelScope(shield=True):
                 await self.hooks.run("after_unload", model)
         diagnosis = await self._diagnosed(model, command, end)
+        diagnosis = await with_lack(diagnosis, inspection.binary, command.env)
         return report(model.id, diagnosis, end=end, command=command.shown, binary=_binary(inspection))
 
     def expect(self, model: Model | None, staying: Iterable[int] = ()) -> None:
@@ -195,7 +187,7 @@ class Launcher:
         self, live: LiveRun, inspection: Inspection, tuning: Tuning, on_ready: Callable[[], None]
     ) -> tuple[Command, End]:
         """One child, from its spawn to its end; its files are read ahead, and what it teaches is kept."""
-        command = self.command(live.model, inspection, run=live.id, added=tuning.options)
+        command = self.commands.of(live.model, inspection, run=live.id, added=tuning.options)
         staying = [other.pid for other in self._running.values() if other.pid is not None]
         prefetch = self._warmer.claim(live.model, staying)
         if prefetch is not None and tuning.options.get("load-mode") == "dio":
@@ -227,40 +219,6 @@ class Launcher:
         await is_ready.wait()
         if binary is not None:
             await self._tuner.learn(live, tuning, binary)
-
-    def command(
-        self, model: Model, inspection: Inspection, *, run: int, added: Mapping[str, Option] | None = None
-    ) -> Command:
-        """The command line of a run of this model, with what we add to this start."""
-        if model.cmd:
-            command = self._raw_command(model)
-        else:
-            assert inspection.binary is not None
-            command = llama_command(
-                model,
-                self._around,
-                binary=inspection.binary,
-                catalogue=inspection.catalogue,
-                endpoint=self._endpoint(model, run),
-                added=added,
-                key=secrets.token_urlsafe(KEY_BYTES),
-            )
-        return replace(command, env={**command.env, MARK: self._roster.mark(run)}, redact=self._redactor(command))
-
-    def _redactor(self, command: Command) -> Callable[[str], str]:
-        """Takes secrets out of a text, that of this child among them."""
-        if command.api_key is None:
-            return self._redact
-        return Redactor((*self._redact.values, command.api_key))
-
-    def _raw_command(self, model: Model) -> Command:
-        port = model.port or free_port()
-        command = raw_command(model, self._around, port=port)
-        program = _program(command)
-        if is_llama_server(program):
-            key = secrets.token_urlsafe(KEY_BYTES)
-            command = raw_command(model, self._around, port=port, program=program, key=key)
-        return command
 
     async def _greet(self, live: LiveRun, is_ready: anyio.Event) -> None:
         await is_ready.wait()
@@ -315,32 +273,12 @@ class Launcher:
         problem = inspection.problem
         return report(model.id, problem, binary=_binary(inspection)) if problem is not None else None
 
-    def _endpoint(self, model: Model, run: int) -> Endpoint:
-        if model.transport is Transport.TCP:
-            return TcpEndpoint(free_port())
-        return UnixEndpoint(self._around.private_dir / f"{run}.sock")
-
-
-def _program(command: Command) -> Path:
-    """The file that will be run, as the child's own PATH finds it."""
-    name = command.argv[0]
-    found_at = name if "/" in name else shutil.which(name, path=command.env.get("PATH", os.defpath))
-    return command.cwd / (found_at or name)
-
 
 async def _ended(child: Child) -> End:
     try:
         return await child.run()
     except OSError as exc:
         return End("spawning", (f"{child.command.argv[0]}: {exc.strerror}",))
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _binary(inspection: Inspection) -> dict[str, str | None] | None:

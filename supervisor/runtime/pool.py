@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Self, assert_never
 
 import anyio
 
-from supervisor.config.changes import needs_another_run
 from supervisor.errors import ModelNotLoaded, SupervisorError
 from supervisor.fleet.actions import Grant, Load, Look, Refuse, Spawn, Tell, Terminate
 from supervisor.fleet.decisions import Kind
@@ -42,9 +41,10 @@ from supervisor.record.decisions import Decisions
 from supervisor.runtime.checks import Checks
 from supervisor.runtime.live import Lease, LiveRun
 from supervisor.runtime.observer import observe
+from supervisor.runtime.reports import Reports
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from supervisor.config.values import Config, Model
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from supervisor.fleet.decisions import Decision
     from supervisor.fleet.events import Event
     from supervisor.fleet.memory import Footprint
-    from supervisor.llama.preflight import Fingerprint
     from supervisor.record.decisions import Decided
     from supervisor.runtime.launcher import Launcher
 
@@ -69,8 +68,6 @@ class Pool:
     def __init__(self, config: Config, launcher: Launcher, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.config = config
         self.fleet = Fleet(config)
-        self.reports: dict[str, Failure] = {}
-        """The last report of every model that ever failed, whatever happened to it since."""
         self.on_change: list[Callable[[], None]] = []
         """Called after a step in which a run came, went or changed its phase; must not raise."""
         self.decisions = Decisions()
@@ -88,8 +85,7 @@ class Pool:
         self._expected: str | None = None
         """The model whose files are read ahead for a swap."""
         self._gates: dict[TicketId, asyncio.Future[LiveRun]] = {}
-        self._fingerprints: dict[str, Fingerprint] = {}
-        """What the files of a model were when it failed for good."""
+        self._reports = Reports(config, launcher.fingerprint)
         self._tickets = 0
         self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
@@ -181,11 +177,8 @@ class Pool:
 
     def adopt(self, config: Config) -> None:
         """Let this config hold: what it says of processes that may stay holds for them from now on."""
-        before, self.config = self.config, config
-        for name, model in before.models.items():
-            if (other := config.models.get(name)) is None or needs_another_run(model, other):
-                self._fingerprints.pop(name, None)
-        self.reports = {name: report for name, report in self.reports.items() if name in config.models}
+        self.config = config
+        self._reports.adopt(config)
         self._step(Reconfigured(config))
         for run in self.fleet.runs:
             self._runs[run.id].adopt(run.model)
@@ -201,6 +194,11 @@ class Pool:
             for live in self._runs.values():
                 live.terminate(by_shutdown=True)
                 live.force()
+
+    @property
+    def reports(self) -> Mapping[str, Failure]:
+        """The last report of every model that ever failed, whatever happened to it since."""
+        return self._reports.last
 
     def live(self, model: str) -> LiveRun | None:
         """The process behind a model, whatever its phase."""
@@ -317,7 +315,8 @@ class Pool:
     async def _wait(self, model: str) -> LiveRun:
         self._tickets += 1
         ticket = Ticket(TicketId(self._tickets), model, self._clock())
-        self._look_for_changes(model)
+        if self._reports.is_outdated(model):
+            self._step(Checked(model))
         gate: asyncio.Future[LiveRun] = asyncio.get_running_loop().create_future()
         self._gates[ticket.id] = gate
         self._step(Requested(ticket))
@@ -332,13 +331,6 @@ class Pool:
                 self._release(gate.result())
             raise
         return run
-
-    def _look_for_changes(self, model: str) -> None:
-        """A model whose failure no time mends is tried again once one of its files is another than then."""
-        known = self._fingerprints.get(model)
-        if known is not None and self._launcher.fingerprint(self.config.models[model]) != known:
-            del self._fingerprints[model]
-            self._step(Checked(model))
 
     def _release(self, run: LiveRun) -> None:
         run.leases -= 1
@@ -382,7 +374,7 @@ class Pool:
                 # With the pause that the planner has put into it, unless the model is another one by now.
                 failure = self.fleet.failures.get(live.model.id, failure)
                 if live.model.id not in self.fleet.corrected:  # or it is tried once more
-                    self._note(failure, live.model)
+                    self._reports.note(failure, live.model)
             live.end(failure)
 
     async def _part_from(self, live: LiveRun) -> None:
@@ -398,30 +390,16 @@ class Pool:
 
     def _checked(self, model: Model, failure: Failure | None) -> None:
         """A look at a model found this; a start that is under way, or runs, knows better."""
-        if self.fleet.run_of(model.id) is not None or not self._is_current(model):
+        if self.fleet.run_of(model.id) is not None or not self._reports.is_current(model):
             return
         if failure is not None:
-            self._note(failure, model)
-        elif self._fingerprints.get(model.id) == self._launcher.fingerprint(model):
+            self._reports.note(failure, model)
+        elif self._reports.stands(model):
             return  # a start has failed for good meanwhile, and nothing has changed since
         self._step(Checked(model.id, failure))
 
     def _measured(self, model: str, footprint: Footprint) -> None:
         self._step(Measured(model, footprint))
-
-    def _is_current(self, model: Model) -> bool:
-        """Whether the config in force would start the same process."""
-        current = self.config.models.get(model.id)
-        return current is not None and not needs_another_run(model, current)
-
-    def _note(self, failure: Failure, model: Model) -> None:
-        if self._is_current(model):
-            self.reports[failure.model] = failure
-            if failure.permanent:
-                self._fingerprints[failure.model] = self._launcher.fingerprint(model)
-        level = logging.WARNING if failure.phase == "serving" else logging.ERROR
-        hint = f"; hint: {failure.hint}" if failure.hint else ""
-        logger.log(level, "%s%s", failure.message, hint, extra={"model": failure.model})
 
     def __repr__(self) -> str:
         phases = [run.phase for run in self.fleet.runs]

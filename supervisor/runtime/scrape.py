@@ -6,10 +6,10 @@ import logging
 from typing import TYPE_CHECKING
 
 import anyio
-import httpx
 
 from supervisor.fleet.values import Phase
-from supervisor.runtime.health import client_of
+from supervisor.runtime.asking import Asker, NoAnswer
+from supervisor.runtime.health import OK
 
 if TYPE_CHECKING:
     from supervisor.llama.endpoint import Endpoint
@@ -50,21 +50,18 @@ class Scraper:
         try:
             with anyio.fail_after(self._patience):
                 found[model] = await self._text(live, endpoint)
-        except (httpx.HTTPError, OSError, TimeoutError) as exc:
+        except (NoAnswer, TimeoutError) as exc:
             logger.debug("no metrics of %s: %s", model, exc)
         if live.id in self._without:
             del found[model]
 
     async def _text(self, live: LiveRun, endpoint: Endpoint) -> str | None:
         """What it says; None if it says nothing, or too much."""
-        async with await client_of(endpoint, live.api_key) as client, client.stream("GET", "/metrics") as answer:
-            if answer.status_code in HAS_NONE or "text" not in answer.headers.get("content-type", ""):
+        async with Asker(endpoint, live.api_key).get("/metrics") as answer:
+            if answer.status in HAS_NONE or b"text" not in answer.headers.get(b"content-type", b""):
                 self._without.add(live.id)
                 return None
-            answer.raise_for_status()
-            body = b""
-            async for piece in answer.aiter_bytes():
-                body += piece
-                if len(body) > MOST_BYTES:
-                    return None
-        return body.decode(errors="replace")
+            if answer.status != OK:
+                raise NoAnswer(f"it answered {answer.status}")
+            body = await answer.body(MOST_BYTES)
+        return None if body is None else body.decode(errors="replace")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
+from supervisor.config.llama_swap.scalars import Key
 from supervisor.config.place import Place, Sheet, expanded
 from supervisor.config.problems import Mismatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.mark.parametrize(
@@ -65,3 +71,25 @@ def test_a_path_is_followed_as_far_as_it_goes() -> None:
     assert place.at("a", 0, "b").path == "a[0].b"
     assert place.at("a", 1, "b").path == "a"
     assert place.at("c", "d") is place
+
+
+def test_the_mark_of_a_key_is_the_one_in_the_text() -> None:
+    """A path that says a key in its own words leads to where the file has it."""
+    table = {"models": {Key("a", "line 2"): {}}}
+
+    assert Place(table, Sheet({})).at("models", "a").mark == "line 2"
+    assert Place(table, Sheet({})).child("models").child("a").mark == "line 2"
+
+
+def test_a_key_that_is_there_is_found_without_a_search() -> None:
+    """Reading ten thousand models does not take a look at each for each."""
+    place = Place(Unsearchable({f"m{number}": {} for number in range(3)}), Sheet({}))
+
+    assert place.at("m2").path == place.child("m2").path == "m2"
+
+
+class Unsearchable(dict[str, object]):
+    """A table in which keys can be looked up, but not gone through."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("searched")

@@ -25,8 +25,9 @@ from supervisor.llama.command import Surroundings, raw_command
 from supervisor.llama.endpoint import HttpEndpoint, TcpEndpoint
 from supervisor.llama.preflight import Inspector
 from supervisor.runtime.child import LISTEN_PATIENCE
+from supervisor.runtime.command_lines import free_port
 from supervisor.runtime.health import poll_until_healthy
-from supervisor.runtime.launcher import Launcher, free_port
+from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
 from supervisor.runtime.pool import Pool
 from tests.conftest import DEADLINE, alive
@@ -481,7 +482,7 @@ def test_a_wrapper_is_no_llama_server(tmp_path: Path) -> None:
     launcher = Launcher(config, surroundings, inspector=Inspector(surroundings, cache_dir=None), logs=Logs(0))
     wrapped = model("./llama-server", "-m", "x", "--port", "${PORT}")
 
-    command = launcher.command(wrapped, anyio.run(Inspector(surroundings, cache_dir=None).inspect, wrapped), run=1)
+    command = launcher.commands.of(wrapped, anyio.run(Inspector(surroundings, cache_dir=None).inspect, wrapped), run=1)
 
     assert command.argv[0] == str(wrapper)
     assert not command.speaks_protocol
