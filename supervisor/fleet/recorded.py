@@ -47,7 +47,8 @@ def record(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
         case Requested(ticket):
             return _requested(fleet, ticket, now)
         case Abandoned(ticket_id):
-            return replace(fleet, queue=fleet.queue.without([ticket_id])), ()
+            gone = [ticket for ticket in fleet.queue if ticket.id == ticket_id]
+            return replace(fleet, queue=fleet.queue.without(gone)), ()
         case BecameReady(run_id):
             return _became_ready(fleet, run_id, now), ()
         case Exited(run_id, failure, jitter):
@@ -77,7 +78,7 @@ def _requested(fleet: Fleet, ticket: Ticket, now: float) -> tuple[Fleet, tuple[A
         return fleet, (Refuse(ticket.id, _gone(ticket)),)
     if model.overload is Overload.REFUSE and model.concurrency is not None:
         served = sum(run.leases for run in fleet.runs if run.model.id == ticket.model)
-        if served + fleet.queue.wanted.get(ticket.model, 0) >= model.concurrency:
+        if served + fleet.queue.waiting_for(ticket.model) >= model.concurrency:
             error = ConcurrencyLimit("Too many requests", hint=f"`{model.id}` takes {model.concurrency} at a time")
             return fleet, (Refuse(ticket.id, error),)
     full = refusal_of_one_more(fleet, ticket, now)
@@ -208,5 +209,4 @@ def _dismiss(
     gone = [ticket for ticket in fleet.queue if chosen(ticket)]
     if not gone:
         return fleet, ()
-    queue = fleet.queue.without(ticket.id for ticket in gone)
-    return replace(fleet, queue=queue), tuple(Refuse(ticket.id, error(ticket)) for ticket in gone)
+    return replace(fleet, queue=fleet.queue.without(gone)), tuple(Refuse(ticket.id, error(ticket)) for ticket in gone)

@@ -11,7 +11,7 @@ from supervisor.fleet import reasons
 from supervisor.fleet.actions import Action, Refuse
 from supervisor.fleet.breaker import refusal
 from supervisor.fleet.constraints import evicted_by
-from supervisor.fleet.queue import CLOSEST, Queue, Ticket, TicketId
+from supervisor.fleet.queue import CLOSEST, Queue, Ticket
 from supervisor.fleet.room import Room, best, limits, placements
 from supervisor.fleet.waiting import expected_wait
 
@@ -47,12 +47,11 @@ def refuse(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     hopeless = _hopeless(fleet, now)
     if not fleet.queue or not (fleet.closing or hopeless):
         return fleet, ()
-    refused: dict[TicketId, SupervisorError] = {
-        ticket.id: ShuttingDown("shutting down") if fleet.closing else hopeless[ticket.model]
-        for ticket in fleet.queue
-        if fleet.closing or ticket.model in hopeless
-    }
-    actions = tuple(Refuse(ticket, error) for ticket, error in refused.items())
+    refused = [ticket for ticket in fleet.queue if fleet.closing or ticket.model in hopeless]
+    actions = tuple(
+        Refuse(ticket.id, ShuttingDown("shutting down") if fleet.closing else hopeless[ticket.model])
+        for ticket in refused
+    )
     return replace(fleet, queue=fleet.queue.without(refused)), actions
 
 
