@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
 from math import inf
 from operator import attrgetter
 from typing import TYPE_CHECKING, NewType, TypeAlias
@@ -86,7 +85,7 @@ class Queue(tuple[Ticket, ...]):
         return cls(sorted(tickets, key=_turn))
 
     @cached_property
-    def wanted(self) -> Mapping[str, Crowd]:
+    def wanted(self) -> dict[str, Crowd]:
         """The models somebody waits for, in queue order, and who does."""
         crowds: dict[str, list[Ticket]] = {}
         for ticket in self:
@@ -116,18 +115,20 @@ class Queue(tuple[Ticket, ...]):
         """The queue in which those go before all others who came by then."""
         start = first = bisect_right(self, FIRST, key=_rank)
         late: list[Ticket] = []
-        others: list[Sequence[Ticket]] = []
+        left: list[slice] = []
         while start < len(self):
             end = bisect_right(self, self[start].rank, lo=start, key=_rank)
-            until = bisect_right(self, arrived_by, lo=start, hi=end, key=_since)
-            late += (replace(ticket, rank=FIRST) for ticket in self[start:until])
-            others.append(self[until:end])
+            left.append(slice(start, bisect_right(self, arrived_by, lo=start, hi=end, key=_since)))
+            late += (replace(ticket, rank=FIRST) for ticket in self[left[-1]])
             start = end
         if not late:
             return self
         late.sort(key=_turn)
-        place = bisect_right(self, late[0].turn, hi=first, key=_turn)
-        whole = [*self[:place], *sorted((*self[place:first], *late), key=_turn), *chain.from_iterable(others)]
+        whole = list(self)
+        for span in reversed(left):
+            del whole[span]
+        place = bisect_right(whole, late[0].turn, hi=first, key=_turn)
+        whole[place:first] = sorted((*whole[place:first], *late), key=_turn)
         by_model: dict[str, list[Ticket]] = {}
         for ticket in late:
             by_model.setdefault(ticket.model, []).append(ticket)

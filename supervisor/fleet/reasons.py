@@ -94,10 +94,9 @@ def evicted(eviction: Eviction, new: Iterable[Run], now: float) -> Tell:
 
 
 def _over(room: Room) -> str:
-    over = {name: -free for name in room.limits if (free := room.free(name) or 0) < 0}
     parts = (
         f"{amount} too many are loaded" if name == PLACES else f"{size(amount)} {place(name)}"
-        for name, amount in over.items()
+        for name, amount in room.over().items()
     )
     return " and ".join(parts)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf
 from typing import TYPE_CHECKING, assert_never
 
 from supervisor.config.values import Overload
@@ -30,7 +29,7 @@ from supervisor.fleet.reconfigured import ranked, reconfigured
 from supervisor.fleet.refusals import refusal_of_one_more
 from supervisor.fleet.room import Room, limits, placements
 from supervisor.fleet.values import Fleet, Phase, Reason, Run
-from supervisor.fleet.victims import evictable
+from supervisor.fleet.victims import movable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,7 +150,8 @@ def _with_more_room(fleet: Fleet, run: Run, now: float) -> Fleet | None:
     footprint = replace(footprint, amounts=amounts, source=Source.ESTIMATE)
     books = replace(fleet.books, footprints={**fleet.books.footprints, name: footprint})
     corrected = replace(fleet, books=books, corrected=fleet.corrected | {name})
-    if not evictable(fleet, name, others, inf):  # who is busy leaves in the end
+    own = fleet.queue.places[name]
+    if all(place < own for place, _ in movable(fleet, others)):  # who is busy leaves in the end
         options = placements(corrected, fleet.config.models[name], room.limits)
         if all(option.devices == run.devices or room.lacks(option.footprint) for option in options):
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -58,16 +59,21 @@ def refuse(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
 def _hopeless(fleet: Fleet, now: float) -> Mapping[str, SupervisorError]:
     """The wanted models that will not be started, and why."""
     runs = fleet.by_model()
-    cold = [model for model in fleet.queue.wanted if model not in runs or runs[model].is_leaving]
+    wanted = fleet.queue.wanted
+
+    def is_cold(model: str) -> bool:
+        return model not in runs or runs[model].is_leaving
+
+    cold = {*islice(filter(is_cold, wanted), CLOSEST), *islice(filter(is_cold, reversed(wanted)), 1)}
     if not cold:
         return {}
     budget = limits(fleet, now, by_reading=False)
     pinned = [run for run in fleet.runs if run.model.pinned and not run.is_leaving]
     beside = Room(budget, (run.footprint for run in pinned))
     errors: dict[str, SupervisorError | None] = {
-        model: refusal(fleet, model, now) for model in cold if model in fleet.breakers
+        model: refusal(fleet, model, now) for model in fleet.breakers if model in wanted and is_cold(model)
     }
-    for model in {*cold[:CLOSEST], cold[-1]}:  # the others were the last once
+    for model in cold:  # the others were the last once
         errors[model] = errors.get(model) or _never_fits(fleet, model, beside, pinned, now)
     return {model: error for model, error in errors.items() if error is not None}
 

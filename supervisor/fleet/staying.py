@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from supervisor.fleet.constraints import LOOKAHEAD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from supervisor.fleet.queue import Crowd
     from supervisor.fleet.values import Fleet, Run
@@ -53,17 +53,29 @@ def turning_points(fleet: Fleet, now: float) -> Iterator[float]:
         return
     max_wait = fleet.config.server.max_wait
     yield min((at for ticket in cold.values() if (at := ticket.since + max_wait) > now), default=inf)
-    busy = [run for run in fleet.runs if run.is_open and run.leases and run.ready_at is not None]
-    busy.sort(key=lambda run: _order(fleet, run))
+    busy = Busy(fleet, (run for run in fleet.runs if run.is_open))
     for model in islice(cold, LOOKAHEAD):
-        place = bisect_right(busy, now, key=lambda run: stays_until(fleet, run, model))
-        yield from (stays_until(fleet, run, model) for run in busy[place : place + 1])
+        yield from (stays_until(fleet, run, model) for run in busy.going_on(model, now)[:1])
 
 
-def _order(fleet: Fleet, run: Run) -> float:
-    """Who may be told to leave first, whoever comes."""
-    ready_at = -inf if run.ready_at is None else run.ready_at
-    return _load(fleet, run.model.id) if fleet.config.server.min_residency is None else ready_at
+class Busy:
+    """Those of some runs that serve requests; whoever comes, they may be told to leave in the same order."""
+
+    def __init__(self, fleet: Fleet, runs: Iterable[Run]) -> None:
+        self._fleet = fleet
+        self._runs = sorted((run for run in runs if run.leases and run.ready_at is not None), key=self._turn)
+
+    def going_on(self, model: str, now: float) -> Sequence[Run]:
+        """Who may go on though this model waits, first who may do so for the shortest time."""
+        runs = self._runs
+        if not runs or now >= stays_until(self._fleet, runs[-1], model):
+            return ()
+        return runs[bisect_right(runs, now, key=lambda run: stays_until(self._fleet, run, model)) :]
+
+    def _turn(self, run: Run) -> float:
+        if self._fleet.config.server.min_residency is None:
+            return _load(self._fleet, run.model.id)
+        return 0.0 if run.ready_at is None else run.ready_at
 
 
 def _breaks_even_at(crowd: Crowd, loads: float) -> float:
