@@ -75,7 +75,7 @@ def _model(service: Service, model: Model, now: float) -> dict[str, object]:
         "quantisation": header.quantisation if header else None,
         "context": context or (header.context_length if header else None),
         "memory": memory_status.footprint(service.launcher.ledger.footprint(model.id)),
-        "waiting": service.pool.fleet.queue.wanted.get(model.id, 0),
+        "waiting": service.pool.fleet.queue.waiting_for(model.id),
         "warnings": service.warnings(model.id),
         "problems": [problem.cause for problem in inspection.problems] if inspection else [],
         "process": _process(service, model, now),

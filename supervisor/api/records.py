@@ -126,7 +126,7 @@ class RecordRoutes:
         nobody = dict.fromkeys(runs, 0)  # a series that comes and goes cannot be drawn
         for told, counts in (
             (metrics.IN_FLIGHT, service.in_flight.by_model()),
-            (metrics.WAITING, service.pool.fleet.queue.wanted),
+            (metrics.WAITING, service.pool.fleet.queue.counts()),
         ):
             gauges.add_all(told, (((name,), count) for name, count in (nobody | dict(counts)).items()))
         for name, run in sorted(runs.items()):

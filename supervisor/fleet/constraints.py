@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, assert_never
 
 from supervisor.config.routing import DEFAULT_GROUP, Group, Groups, Matrix
 from supervisor.fleet.matrix import Search, shared_models
+from supervisor.fleet.queue import CLOSEST
 from supervisor.fleet.values import Phase, Reason
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ class Outlook:
     """What the constraints let happen next."""
 
     coming: Sequence[str]
-    """Cold models, in queue order, that wait for no more than the exit of runs that leave, and for room."""
+    """The closest cold models, in queue order, that wait for no more than the exit of runs that leave, and for room."""
     evicted: frozenset[str] = frozenset()
     """The models that have to leave for them."""
 
@@ -109,12 +111,12 @@ def outlook(fleet: Fleet) -> Outlook:
     """
     routing, wanted = fleet.config.routing, fleet.queue.wanted
     staying = {run.model.id: run for run in fleet.runs if _stays(run)}
-    cold = [model for model in wanted if model not in staying]
+    cold = [*islice((model for model in wanted if model not in staying), CLOSEST)]
     if routing is None:
         return Outlook(cold)
     loads = [model for model, run in staying.items() if run.phase is Phase.STARTING]
     untouchable = {model for model in loads if model in wanted}
-    places = {model: place for place, model in enumerate(wanted)}
+    places = fleet.queue.places
     today = frozenset(staying)
     house, evicted, coming, ahead = today, frozenset[str](), list[str](), loads
     for model in cold[:LOOKAHEAD]:

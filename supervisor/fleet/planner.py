@@ -7,6 +7,7 @@ victims are marked at once, so later requests for a victim queue behind the swap
 
 from __future__ import annotations
 
+from itertools import cycle
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -42,12 +43,14 @@ def decide(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
     first = fleet
     fleet, actions = record(fleet, event, now)
     fleet = in_turn(fleet, now)
-    before = None
-    while fleet != before:  # what a later rule did may be what an earlier one waits for
+    idle = 0
+    for rule in cycle(RULES):  # what a later rule did may be what an earlier one waits for
         before = fleet
-        for rule in RULES:
-            fleet, more = rule(fleet, now)
-            actions += more
+        fleet, more = rule(before, now)
+        actions += more
+        idle = idle + 1 if fleet == before else 0
+        if idle == len(RULES):
+            break
     return fleet, (*actions, *reasons.told(first, event, fleet, actions, now))
 
 

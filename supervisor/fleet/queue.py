@@ -6,17 +6,18 @@ others, and what the rules ask of it is carried along. It may be long, and it ch
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
 from operator import attrgetter
-from typing import TYPE_CHECKING, NewType
+from typing import TYPE_CHECKING, NewType, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 TicketId = NewType("TicketId", int)
+Turn: TypeAlias = "tuple[float, float, TicketId]"
 
 CLOSEST = 64
 """How many models of those that are waited for are looked at for who has waited for too long."""
@@ -35,24 +36,44 @@ class Ticket:
     """The lower goes before the higher, whoever came first."""
 
     @property
-    def turn(self) -> tuple[float, float, TicketId]:
+    def turn(self) -> Turn:
         """By what those who wait are in order."""
         return self.rank, self.since, self.id
 
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """All who wait for one model."""
+    """All who wait for one model, in order of `turn`, which among them is that of arrival."""
 
-    count: int = 0
+    tickets: tuple[Ticket, ...] = ()
     arrivals: float = 0.0
     """The sum of the times at which they came."""
 
-    def with_one(self, ticket: Ticket) -> Crowd:
-        return Crowd(self.count + 1, self.arrivals + ticket.since)
+    @property
+    def count(self) -> int:
+        return len(self.tickets)
 
-    def without(self, ticket: Ticket) -> Crowd:
-        return Crowd(self.count - 1, self.arrivals - ticket.since)
+    @property
+    def first(self) -> Ticket:
+        return self.tickets[0]
+
+    def before(self, turn: Turn | None, most: int | None) -> tuple[Ticket, ...]:
+        """Those whose turn is before this one, if there is one, and no more than so many."""
+        end = self.count if turn is None else bisect_left(self.tickets, turn, key=_turn)
+        return self.tickets[: end if most is None else min(end, most)]
+
+    def with_one(self, ticket: Ticket) -> Crowd:
+        tickets = list(self.tickets)
+        insort(tickets, ticket, key=_turn)
+        return Crowd(tuple(tickets), self.arrivals + ticket.since)
+
+    def without(self, gone: Collection[Ticket]) -> Crowd:
+        return Crowd(tuple(_less(self.tickets, gone)), self.arrivals - sum(ticket.since for ticket in gone))
+
+    def with_first(self, late: Sequence[Ticket]) -> Crowd:
+        """The same people; these, who have waited for longest of those that were not first yet, are so now."""
+        start = bisect_right(self.tickets, FIRST, key=_rank)
+        return Crowd((*self.tickets[:start], *late, *self.tickets[start + len(late) :]), self.arrivals)
 
 
 class Queue(tuple[Ticket, ...]):
@@ -64,86 +85,91 @@ class Queue(tuple[Ticket, ...]):
         return cls(sorted(tickets, key=_turn))
 
     @cached_property
-    def wanted(self) -> Mapping[str, int]:
-        """The models somebody waits for, in queue order, and how many do."""
-        return {model: self.crowds[model].count for model in self.heads}
+    def wanted(self) -> dict[str, Crowd]:
+        """The models somebody waits for, in queue order, and who does."""
+        crowds: dict[str, list[Ticket]] = {}
+        for ticket in self:
+            crowds.setdefault(ticket.model, []).append(ticket)
+        return {model: Crowd(tuple(those), sum(each.since for each in those)) for model, those in crowds.items()}
 
     @cached_property
     def places(self) -> Mapping[str, int]:
         """The models somebody waits for, and how many of them come before."""
-        return {model: place for place, model in enumerate(self.heads)}
+        return {model: place for place, model in enumerate(self.wanted)}
 
-    @cached_property
-    def heads(self) -> Mapping[str, Ticket]:
-        """The models somebody waits for, in queue order, and whose turn it is first; nobody came before that one."""
-        return {ticket.model: ticket for ticket in sorted({t.model: t for t in reversed(self)}.values(), key=_turn)}
+    def waiting_for(self, model: str) -> int:
+        """How many wait for it."""
+        return self.wanted[model].count if model in self.wanted else 0
 
-    @cached_property
-    def crowds(self) -> Mapping[str, Crowd]:
-        """The models somebody waits for, and what there is to know of all who do."""
-        crowds: dict[str, Crowd] = {}
-        for ticket in self:
-            crowds[ticket.model] = crowds.get(ticket.model, Crowd()).with_one(ticket)
-        return crowds
+    def counts(self) -> dict[str, int]:
+        """How many wait for each model."""
+        return {model: crowd.count for model, crowd in self.wanted.items()}
 
     def with_one(self, ticket: Ticket) -> Queue:
         """The queue with one more in its place."""
-        place = bisect_right(self, ticket.turn, key=_turn)
-        crowd = self.crowds.get(ticket.model, Crowd())
-        heads = self.heads if crowd.count else _in_order({**self.heads, ticket.model: ticket})
-        crowds = {**self.crowds, ticket.model: crowd.with_one(ticket)}
-        return Queue((*self[:place], ticket, *self[place:]))._known(crowds, heads)
+        whole = list(self)
+        insort(whole, ticket, key=_turn)
+        return self._changed(whole, {ticket.model: self.wanted.get(ticket.model, Crowd()).with_one(ticket)})
 
     def with_first(self, arrived_by: float) -> Queue:
         """The queue in which those go before all others who came by then."""
+        start = first = bisect_right(self, FIRST, key=_rank)
         late: list[Ticket] = []
-        others: list[Ticket] = []
-        start = bisect_right(self, FIRST, key=_rank)
-        first = self[:start]
+        left: list[slice] = []
         while start < len(self):
             end = bisect_right(self, self[start].rank, lo=start, key=_rank)
-            until = bisect_right(self, arrived_by, lo=start, hi=end, key=_since)
-            late += (replace(ticket, rank=FIRST) for ticket in self[start:until])
-            others += self[until:end]
+            left.append(slice(start, bisect_right(self, arrived_by, lo=start, hi=end, key=_since)))
+            late += (replace(ticket, rank=FIRST) for ticket in self[left[-1]])
             start = end
         if not late:
             return self
         late.sort(key=_turn)
-        place = bisect_right(first, late[0].turn, key=_turn)
-        whole = (*first[:place], *sorted((*first[place:], *late), key=_turn), *others)
-        ahead = {ticket.model: ticket for ticket in reversed(late) if self.heads[ticket.model].rank != FIRST}
-        return Queue(whole)._known(self.crowds, _in_order({**self.heads, **ahead}) if ahead else self.heads)
+        whole = list(self)
+        for span in reversed(left):
+            del whole[span]
+        place = bisect_right(whole, late[0].turn, hi=first, key=_turn)
+        whole[place:first] = sorted((*whole[place:first], *late), key=_turn)
+        by_model: dict[str, list[Ticket]] = {}
+        for ticket in late:
+            by_model.setdefault(ticket.model, []).append(ticket)
+        return self._changed(whole, {model: self.wanted[model].with_first(each) for model, each in by_model.items()})
 
-    def without(self, gone: Iterable[TicketId]) -> Queue:
-        """The queue without these."""
-        left = frozenset(gone)
-        rest = [ticket for ticket in self if ticket.id not in left]
-        crowds, heads = dict(self.crowds), dict(self.heads)
-        for ticket in self._with_ids(left):
-            crowds[ticket.model] = crowds[ticket.model].without(ticket)
-            if not crowds[ticket.model].count:
-                del crowds[ticket.model], heads[ticket.model]
-        for model, head in heads.items():
-            if head.id in left:
-                heads[model] = next(ticket for ticket in rest if ticket.model == model)
-        return Queue(rest)._known(crowds, _in_order(heads))
+    def without(self, gone: Collection[Ticket]) -> Queue:
+        """The queue without these, who are in it."""
+        by_model: dict[str, list[Ticket]] = {}
+        for ticket in gone:
+            by_model.setdefault(ticket.model, []).append(ticket)
+        changed = {model: self.wanted[model].without(each) for model, each in by_model.items()}
+        return self._changed(_less(self, gone), changed)
 
-    def _with_ids(self, ids: frozenset[TicketId]) -> Sequence[Ticket]:
-        found: list[Ticket] = []
-        for ticket in self:
-            if len(found) == len(ids):
-                break
-            if ticket.id in ids:
-                found.append(ticket)
-        return found
-
-    def _known(self, crowds: Mapping[str, Crowd], heads: Mapping[str, Ticket]) -> Queue:
-        self.__dict__.update(crowds=crowds, heads=heads)
-        return self
-
-
-_turn, _rank, _since = attrgetter("turn"), attrgetter("rank"), attrgetter("since")
+    def _changed(self, whole: Iterable[Ticket], crowds: Mapping[str, Crowd]) -> Queue:
+        """A queue of these, in which so many crowds are others than in this one."""
+        queue = Queue(whole)
+        moved = {
+            model: crowd
+            for model, crowd in crowds.items()
+            if model not in self.wanted or not crowd.count or crowd.first.turn != self.wanted[model].first.turn
+        }
+        if moved:
+            entries = [entry for entry in {**self.wanted, **crowds}.items() if entry[0] not in moved]
+            for entry in moved.items():
+                if entry[1].count:
+                    insort(entries, entry, key=lambda entry: entry[1].first.turn)
+            queue.__dict__.update(wanted=dict(entries))
+        else:
+            queue.__dict__.update(wanted={**self.wanted, **crowds}, places=self.places)
+        return queue
 
 
-def _in_order(heads: Mapping[str, Ticket]) -> Mapping[str, Ticket]:
-    return {ticket.model: ticket for ticket in sorted(heads.values(), key=_turn)}
+_turn, _rank, _since = attrgetter("rank", "since", "id"), attrgetter("rank"), attrgetter("since")
+
+
+def _less(tickets: Sequence[Ticket], gone: Iterable[Ticket]) -> list[Ticket]:
+    """Those without these; both are in order, so nobody needs to be looked at but who goes."""
+    rest: list[Ticket] = []
+    start = 0
+    for turn in sorted(map(_turn, gone)):
+        place = bisect_left(tickets, turn, lo=start, key=_turn)
+        rest += tickets[start:place]
+        start = place + 1
+    return rest + list(tickets[start:])

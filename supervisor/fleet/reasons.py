@@ -50,10 +50,10 @@ def _refusals(before: Fleet, event: Event, actions: Sequence[Action]) -> Iterato
 def _waits(before: Fleet, event: Event, after: Fleet, now: float) -> Iterator[Tell]:
     """The first who waits for a model: when it comes, or once the machine was asked for its sake."""
     match event:
-        case Requested(ticket) if after.queue.wanted.get(ticket.model) == 1:
+        case Requested(ticket) if after.queue.waiting_for(ticket.model) == 1:
             models = {ticket.model} - {run.model.id for run in after.runs if run.id > before.spawned}
         case Observed():
-            came = {model for model, ticket in after.queue.heads.items() if ticket.since > before.books.read_at}
+            came = {model for model, crowd in after.queue.wanted.items() if crowd.first.since > before.books.read_at}
             models = came - {run.model.id for run in after.runs if not run.is_leaving}
         case _:
             return
@@ -94,10 +94,9 @@ def evicted(eviction: Eviction, new: Iterable[Run], now: float) -> Tell:
 
 
 def _over(room: Room) -> str:
-    over = {name: -free for name in room.limits if (free := room.free(name) or 0) < 0}
     parts = (
         f"{amount} too many are loaded" if name == PLACES else f"{size(amount)} {place(name)}"
-        for name, amount in over.items()
+        for name, amount in room.over().items()
     )
     return " and ".join(parts)
 

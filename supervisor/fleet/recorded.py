@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf
 from typing import TYPE_CHECKING, assert_never
 
 from supervisor.config.values import Overload
@@ -30,7 +29,7 @@ from supervisor.fleet.reconfigured import ranked, reconfigured
 from supervisor.fleet.refusals import refusal_of_one_more
 from supervisor.fleet.room import Room, limits, placements
 from supervisor.fleet.values import Fleet, Phase, Reason, Run
-from supervisor.fleet.victims import evictable
+from supervisor.fleet.victims import movable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +46,8 @@ def record(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action,
         case Requested(ticket):
             return _requested(fleet, ticket, now)
         case Abandoned(ticket_id):
-            return replace(fleet, queue=fleet.queue.without([ticket_id])), ()
+            gone = [ticket for ticket in fleet.queue if ticket.id == ticket_id]
+            return replace(fleet, queue=fleet.queue.without(gone)), ()
         case BecameReady(run_id):
             return _became_ready(fleet, run_id, now), ()
         case Exited(run_id, failure, jitter):
@@ -77,7 +77,7 @@ def _requested(fleet: Fleet, ticket: Ticket, now: float) -> tuple[Fleet, tuple[A
         return fleet, (Refuse(ticket.id, _gone(ticket)),)
     if model.overload is Overload.REFUSE and model.concurrency is not None:
         served = sum(run.leases for run in fleet.runs if run.model.id == ticket.model)
-        if served + fleet.queue.wanted.get(ticket.model, 0) >= model.concurrency:
+        if served + fleet.queue.waiting_for(ticket.model) >= model.concurrency:
             error = ConcurrencyLimit("Too many requests", hint=f"`{model.id}` takes {model.concurrency} at a time")
             return fleet, (Refuse(ticket.id, error),)
     full = refusal_of_one_more(fleet, ticket, now)
@@ -150,7 +150,8 @@ def _with_more_room(fleet: Fleet, run: Run, now: float) -> Fleet | None:
     footprint = replace(footprint, amounts=amounts, source=Source.ESTIMATE)
     books = replace(fleet.books, footprints={**fleet.books.footprints, name: footprint})
     corrected = replace(fleet, books=books, corrected=fleet.corrected | {name})
-    if not evictable(fleet, name, others, inf):  # who is busy leaves in the end
+    own = fleet.queue.places[name]
+    if all(place < own for place, _ in movable(fleet, others)):  # who is busy leaves in the end
         options = placements(corrected, fleet.config.models[name], room.limits)
         if all(option.devices == run.devices or room.lacks(option.footprint) for option in options):
             return None
@@ -208,5 +209,4 @@ def _dismiss(
     gone = [ticket for ticket in fleet.queue if chosen(ticket)]
     if not gone:
         return fleet, ()
-    queue = fleet.queue.without(ticket.id for ticket in gone)
-    return replace(fleet, queue=queue), tuple(Refuse(ticket.id, error(ticket)) for ticket in gone)
+    return replace(fleet, queue=fleet.queue.without(gone)), tuple(Refuse(ticket.id, error(ticket)) for ticket in gone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from supervisor.fleet import reasons
 from supervisor.fleet.actions import Action, Refuse
 from supervisor.fleet.breaker import refusal
 from supervisor.fleet.constraints import evicted_by
-from supervisor.fleet.queue import CLOSEST, Queue, Ticket, TicketId
+from supervisor.fleet.queue import CLOSEST, Queue, Ticket
 from supervisor.fleet.room import Room, best, limits, placements
 from supervisor.fleet.waiting import expected_wait
 
@@ -47,28 +48,32 @@ def refuse(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     hopeless = _hopeless(fleet, now)
     if not fleet.queue or not (fleet.closing or hopeless):
         return fleet, ()
-    refused: dict[TicketId, SupervisorError] = {
-        ticket.id: ShuttingDown("shutting down") if fleet.closing else hopeless[ticket.model]
-        for ticket in fleet.queue
-        if fleet.closing or ticket.model in hopeless
-    }
-    actions = tuple(Refuse(ticket, error) for ticket, error in refused.items())
+    refused = [ticket for ticket in fleet.queue if fleet.closing or ticket.model in hopeless]
+    actions = tuple(
+        Refuse(ticket.id, ShuttingDown("shutting down") if fleet.closing else hopeless[ticket.model])
+        for ticket in refused
+    )
     return replace(fleet, queue=fleet.queue.without(refused)), actions
 
 
 def _hopeless(fleet: Fleet, now: float) -> Mapping[str, SupervisorError]:
     """The wanted models that will not be started, and why."""
     runs = fleet.by_model()
-    cold = [model for model in fleet.queue.wanted if model not in runs or runs[model].is_leaving]
+    wanted = fleet.queue.wanted
+
+    def is_cold(model: str) -> bool:
+        return model not in runs or runs[model].is_leaving
+
+    cold = {*islice(filter(is_cold, wanted), CLOSEST), *islice(filter(is_cold, reversed(wanted)), 1)}
     if not cold:
         return {}
     budget = limits(fleet, now, by_reading=False)
     pinned = [run for run in fleet.runs if run.model.pinned and not run.is_leaving]
     beside = Room(budget, (run.footprint for run in pinned))
     errors: dict[str, SupervisorError | None] = {
-        model: refusal(fleet, model, now) for model in cold if model in fleet.breakers
+        model: refusal(fleet, model, now) for model in fleet.breakers if model in wanted and is_cold(model)
     }
-    for model in {*cold[:CLOSEST], cold[-1]}:  # the others were the last once
+    for model in cold:  # the others were the last once
         errors[model] = errors.get(model) or _never_fits(fleet, model, beside, pinned, now)
     return {model: error for model, error in errors.items() if error is not None}
 

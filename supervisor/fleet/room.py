@@ -52,26 +52,26 @@ class Room:
         """What is left of this, below zero if there is too little; None: it has no limit."""
         return self._free.get(name)
 
+    def over(self) -> dict[str, int]:
+        """By how much more of each resource is taken than there is."""
+        return {name: -free for name, free in self._free.items() if free < 0}
+
     def lacks(self, footprint: Footprint) -> dict[str, int]:
         """By how much each resource is too small; empty: it fits."""
-        return {
-            name: short for name, amount in self.need(footprint).items() if (short := amount - self._free[name]) > 0
-        }
+        free = self._free
+        needed = self.need(footprint).items() if footprint.shared or PLACES in free else footprint.amounts.items()
+        return {name: amount - free[name] for name, amount in needed if amount and amount > free.get(name, amount)}
 
     def need(self, footprint: Footprint) -> dict[str, int]:
         """What it would take of everything that has a limit."""
         needed = {PLACES: 1, **footprint.amounts}
         if footprint.shared:
-            new = sum(
-                max(0, size - max(self._files.get(file, ()), default=0)) for file, size in footprint.shared.items()
-            )
-            needed[HOST] = needed.get(HOST, 0) + new
+            needed[HOST] = needed.get(HOST, 0) + self._new_of(footprint.shared)
         return {name: amount for name, amount in needed.items() if amount and name in self._free}
 
     def take(self, footprint: Footprint) -> None:
         """One more lives here."""
-        for name, amount in self.need(footprint).items():
-            self._free[name] -= amount
+        self._count(footprint, 1)
         for file, size in footprint.shared.items():
             self._files.setdefault(file, []).append(size)
 
@@ -79,8 +79,23 @@ class Room:
         """One that lived here is gone."""
         for file, size in footprint.shared.items():
             self._files[file].remove(size)
-        for name, amount in self.need(footprint).items():
-            self._free[name] += amount
+        self._count(footprint, -1)
+
+    def _count(self, footprint: Footprint, sign: int) -> None:
+        """What `need` says, without the trouble of saying it: all that lives here is counted many times a step."""
+        free = self._free
+        if PLACES in free:
+            free[PLACES] -= sign
+        for name, amount in footprint.amounts.items():
+            if name in free:
+                free[name] -= sign * amount
+        if footprint.shared and HOST in free:
+            free[HOST] -= sign * self._new_of(footprint.shared)
+
+    def _new_of(self, files: Mapping[str, int]) -> int:
+        """How much of them nobody has mapped yet."""
+        mapped = self._files
+        return sum(max(0, size - max(mapped[file])) if mapped.get(file) else size for file, size in files.items())
 
     def hold(self, footprint: Footprint) -> None:
         """Keep others from what it lacks, until it can take it."""
@@ -102,6 +117,11 @@ def takes(footprint: Footprint) -> set[str]:
     return {PLACES, *host, *(name for name, amount in footprint.amounts.items() if amount)}
 
 
+def holds(footprint: Footprint, name: str) -> int:
+    """How much of this resource it holds, or shares, at most."""
+    return 1 if name == PLACES else footprint.amounts.get(name, 0) + (sum(footprint.shared.values()) * (name == HOST))
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """One way to place a model."""
@@ -109,6 +129,10 @@ class Placement:
     footprint: Footprint
     devices: tuple[DeviceId, ...] = ()
     """What its child is told to use; empty: it is not told."""
+
+
+ANYWHERE = Placement(Footprint())
+"""Where nothing is counted."""
 
 
 def limits(fleet: Fleet, now: float, *, by_reading: bool = True) -> dict[str, int]:
@@ -165,7 +189,7 @@ def placements(fleet: Fleet, model: Model, within: Amounts) -> tuple[Placement, 
 def _unknown(fleet: Fleet, within: Amounts) -> Placement:
     """Nobody knows what it takes: unless a number of models was asked for, it is alone until it has been measured."""
     if fleet.config.server.max_loaded is not None:
-        return Placement(Footprint())
+        return ANYWHERE
     room = Room(within, (run.footprint for run in fleet.runs if run.model.pinned))
     rest = {name: max(0, room.free(name) or 0) for name in within if name != PLACES}
     return Placement(Footprint(rest, source=Source.ESTIMATE))
@@ -173,7 +197,7 @@ def _unknown(fleet: Fleet, within: Amounts) -> Placement:
 
 def _moved(footprint: Footprint, gpus: Iterable[DeviceId], there: Mapping[DeviceId, int]) -> Footprint:
     elsewhere = {name: amount for name, amount in footprint.amounts.items() if name not in gpus}
-    return replace(footprint, amounts={**elsewhere, **there})
+    return Footprint({**elsewhere, **there}, footprint.shared, footprint.source, footprint.parts)
 
 
 def _split(wanted: int, gpus: list[DeviceId], within: Amounts) -> dict[DeviceId, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -12,15 +13,15 @@ from supervisor.fleet.books import LOOK_EVERY, STALE_SECONDS
 from supervisor.fleet.breaker import refusal
 from supervisor.fleet.constraints import may_start, outlook
 from supervisor.fleet.grants import grant, on_hand
-from supervisor.fleet.queue import CLOSEST
 from supervisor.fleet.room import Room, best, expected_limits, limits, placements
 from supervisor.fleet.values import PLACES, Fleet, Phase, Reason, Run, RunId
 from supervisor.fleet.victims import choose
 
 if TYPE_CHECKING:
-    from collections.abc import Set
+    from collections.abc import Iterable, Set
 
     from supervisor.config.values import Model
+    from supervisor.fleet.victims import Eviction
 
 QUIET_SECONDS = 60.0
 """After the last request, before what is to be there when nothing is asked for is loaded."""
@@ -58,7 +59,9 @@ def make_room(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     by_rule = [run for run in unmarked.runs if run.model.id in ahead.evicted and not run.is_leaving]
     constrained = _marked(unmarked, {run.id for run in by_rule}, Reason.EVICTED)
     evictions = choose(constrained, ahead.coming, marked, now)
-    victims = {run.id for run in by_rule} | {run.id for each in evictions for run in each.victims}
+    victims = _ids(by_rule, evictions)
+    if marked - victims and _ids(by_rule, choose(constrained, ahead.coming, victims, now)) != victims:
+        victims |= marked  # who would be told to leave again at once is not told to stay
     if victims == marked:
         return fleet, ()
     told: list[Action] = [reasons.kept(run) for run in unmarked.runs if run.id in marked - victims]
@@ -70,6 +73,10 @@ def make_room(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     fleet = _marked(unmarked, victims, Reason.EVICTED)
     fleet, granted = grant(fleet, now) if marked - victims else (fleet, ())
     return fleet, (*told, *granted)
+
+
+def _ids(by_rule: Iterable[Run], evictions: Iterable[Eviction]) -> set[RunId]:
+    return {run.id for run in chain(by_rule, *(each.victims for each in evictions))}
 
 
 def _marked(fleet: Fleet, chosen: Set[RunId], reason: Reason | None) -> Fleet:
@@ -123,7 +130,7 @@ def spawn(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     to_come = Room(expected_limits(fleet, now), (run.footprint for run in fleet.runs if not run.is_leaving))
     actions: list[Action] = []
     runs = fleet.by_model()
-    for name in outlook(fleet).coming[:CLOSEST]:
+    for name in outlook(fleet).coming:
         if here.free(PLACES) == 0:
             break
         model = fleet.config.models[name]

@@ -8,6 +8,7 @@ this rule what is spent is never far from what who knew it would have spent.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING
 from supervisor.fleet.constraints import LOOKAHEAD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from supervisor.fleet.queue import Crowd
     from supervisor.fleet.values import Fleet, Run
 
 SWAPS = 4.0
@@ -30,15 +32,15 @@ def stays_until(fleet: Fleet, run: Run, model: str) -> float:
     2. else until those who wait have together waited as long as the swap and the way back take, `SWAPS` times;
     3. in any case no longer than `max_wait` after the first of them has come.
     """
-    waiting = fleet.queue.wanted.get(model)
-    if not run.leases or run.ready_at is None or not waiting:
+    crowd = fleet.queue.wanted.get(model)
+    if not run.leases or run.ready_at is None or crowd is None:
         return -inf
     server = fleet.config.server
     if server.min_residency is not None:
         until = run.ready_at + server.min_residency
     else:
-        until = _breaks_even_at(fleet, model, waiting, _load(fleet, run.model.id))
-    return min(until, fleet.queue.heads[model].since + server.max_wait)
+        until = _breaks_even_at(crowd, _load(fleet, model) + _load(fleet, run.model.id))
+    return min(until, crowd.first.since + server.max_wait)
 
 
 def turning_points(fleet: Fleet, now: float) -> Iterator[float]:
@@ -46,21 +48,38 @@ def turning_points(fleet: Fleet, now: float) -> Iterator[float]:
     if not fleet.queue:
         return
     here = {run.model.id for run in fleet.runs if not run.is_leaving}
-    cold = [model for model in fleet.queue.wanted if model not in here]
+    cold = {model: crowd.tickets[0] for model, crowd in fleet.queue.wanted.items() if model not in here}
     if not cold:
         return
-    overdue = (fleet.queue.heads[model].since + fleet.config.server.max_wait for model in cold)
-    yield from (at for at in overdue if at > now)
-    busy = sorted((run for run in fleet.runs if run.is_open and run.leases), key=lambda run: _load(fleet, run.model.id))
+    max_wait = fleet.config.server.max_wait
+    yield min((at for ticket in cold.values() if (at := ticket.since + max_wait) > now), default=inf)
+    busy = Busy(fleet, (run for run in fleet.runs if run.is_open))
     for model in islice(cold, LOOKAHEAD):
-        ends = (stays_until(fleet, run, model) for run in busy)
-        if (first := next((at for at in ends if at > now), None)) is not None:
-            yield first
+        yield from (stays_until(fleet, run, model) for run in busy.going_on(model, now)[:1])
 
 
-def _breaks_even_at(fleet: Fleet, model: str, waiting: int, way_back: float) -> float:
-    cost = SWAPS * (_load(fleet, model) + way_back)
-    return (cost + fleet.queue.crowds[model].arrivals) / waiting
+class Busy:
+    """Those of some runs that serve requests; whoever comes, they may be told to leave in the same order."""
+
+    def __init__(self, fleet: Fleet, runs: Iterable[Run]) -> None:
+        self._fleet = fleet
+        self._runs = sorted((run for run in runs if run.leases and run.ready_at is not None), key=self._turn)
+
+    def going_on(self, model: str, now: float) -> Sequence[Run]:
+        """Who may go on though this model waits, first who may do so for the shortest time."""
+        runs = self._runs
+        if not runs or now >= stays_until(self._fleet, runs[-1], model):
+            return ()
+        return runs[bisect_right(runs, now, key=lambda run: stays_until(self._fleet, run, model)) :]
+
+    def _turn(self, run: Run) -> float:
+        if self._fleet.config.server.min_residency is None:
+            return _load(self._fleet, run.model.id)
+        return 0.0 if run.ready_at is None else run.ready_at
+
+
+def _breaks_even_at(crowd: Crowd, loads: float) -> float:
+    return (SWAPS * loads + crowd.arrivals) / crowd.count
 
 
 def _load(fleet: Fleet, model: str) -> float:

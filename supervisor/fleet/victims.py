@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, combinations
 from math import inf
 from typing import TYPE_CHECKING
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from supervisor.fleet.books import FIRST_GUESS
 from supervisor.fleet.constraints import LOOKAHEAD
 from supervisor.fleet.memory import Footprint
-from supervisor.fleet.room import Placement, Room, best, expected_limits, limits, placements, takes
-from supervisor.fleet.staying import stays_until
+from supervisor.fleet.room import Placement, Room, best, expected_limits, holds, limits, placements, takes
+from supervisor.fleet.staying import Busy
 from supervisor.fleet.values import PLACES, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence, Set
+    from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
     from supervisor.fleet.values import Fleet, Run, RunId
 
@@ -54,9 +54,11 @@ class _Choice:
         self._fleet = fleet
         self._marked = marked
         self._now = now
-        self._losses: dict[RunId, float] = {}
+        self._losses = losses(fleet, now)
         self._within = expected_limits(fleet, now)
         self._staying = sorted((run for run in fleet.runs if not run.is_leaving), key=self._turn)
+        self._movable = movable(fleet, self._staying)
+        self._busy = Busy(fleet, self._staying)
         self._room = Room(self._within, (run.footprint for run in self._staying))
 
     def of(self, coming: Sequence[str]) -> tuple[Eviction, ...]:
@@ -74,9 +76,11 @@ class _Choice:
     def _relief(self) -> Iterator[Eviction]:
         """Runs have grown, or a limit was lowered: idle ones leave; where there are too many, busy ones too."""
         room = Room(limits(self._fleet, self._now, by_reading=False), (run.footprint for run in self._staying))
+        if not room.over():
+            return
         before, victims = room.copy(), []
         for run in self._staying:
-            over = {name for name in room.limits if (room.free(name) or 0) < 0}
+            over = room.over().keys()
             is_wanted = run.leases > 0 or run.model.id in self._fleet.queue.wanted
             if run.model.pinned or not takes(run.footprint) & (over & {PLACES} if is_wanted else over):
                 continue
@@ -87,16 +91,20 @@ class _Choice:
             yield Eviction("", Placement(Footprint()), tuple(victims), before)
 
     def _let_go(self, victims: Iterable[Run]) -> None:
+        gone = {victim.id for victim in victims}
+        self._movable = [each for each in self._movable if each[1].id not in gone]
         for victim in victims:
-            self._staying.remove(victim)
             self._room.give_back(victim.footprint)
 
     def _cheapest(self, name: str, options: Sequence[Placement]) -> Eviction | None:
-        order = evictable(self._fleet, name, self._staying, self._now)
-        found = ((option, self._fewest(option.footprint, order)) for option in options)
-        evictions = [Eviction(name, option, victims, self._room) for option, victims in found if victims]
-        cheapest = min(evictions, key=lambda each: self._price(each.victims), default=None)
-        return None if cheapest is None else replace(cheapest, room=self._room.copy())
+        spared = {run.id for run in self._busy.going_on(name, self._now)}
+        own = self._fleet.queue.places[name]
+        order = [run for place, run in self._movable if place >= own and run.id not in spared]
+        found = [(option, victims) for option in options if (victims := self._fewest(option.footprint, order))]
+        if not found:
+            return None
+        option, victims = min(found, key=lambda each: self._price(each[1]))
+        return Eviction(name, option, victims, self._room.copy())
 
     def _fewest(self, footprint: Footprint, order: Sequence[Run]) -> tuple[Run, ...]:
         """Victims none of which can stay; nobody where it would be no use.
@@ -104,14 +112,23 @@ class _Choice:
         Of a few runs all choices are weighed; of many, several of the cheapest or one that is enough by itself.
         """
         if len(order) <= WEIGHED:
-            choices = chain.from_iterable(combinations(order, count) for count in range(1, len(order) + 1))
-            enough = (victims for victims in choices if self._is_enough(victims, footprint))
-            return min(enough, key=self._price, default=())
+            return min(self._enough(footprint, order), key=self._price, default=())
         several = self._several(footprint, order)
         if len(several) < 2:
             return several
-        single = next((run for run in order if self._is_enough([run], footprint)), None)
+        lacking = self._room.lacks(footprint).items()
+        large = (run for run in order if all(holds(run.footprint, name) >= amount for name, amount in lacking))
+        single = next((run for run in large if self._is_enough([run], footprint)), None)
         return several if single is None else min(several, (single,), key=self._price)
+
+    def _enough(self, footprint: Footprint, order: Sequence[Run]) -> Iterator[tuple[Run, ...]]:
+        """All choices that make room, less those that hold another one: they only cost more."""
+        found: list[set[RunId]] = []
+        for victims in chain.from_iterable(combinations(order, count) for count in range(1, len(order) + 1)):
+            ids = {run.id for run in victims}
+            if not any(other <= ids for other in found) and self._is_enough(victims, footprint):
+                found.append(ids)
+                yield victims
 
     def _several(self, footprint: Footprint, order: Sequence[Run]) -> tuple[Run, ...]:
         """From the cheapest on until there is room, less those who could have stayed, the dearest first."""
@@ -119,17 +136,19 @@ class _Choice:
         for run in order:
             chosen.append(run)
             self._room.give_back(run.footprint)
-            if not self._room.lacks(footprint):
+            if is_enough := not self._room.lacks(footprint):
                 break
+        else:
+            is_enough = False
+        for run in chosen[-2::-1] if is_enough else ():
+            self._room.take(run.footprint)
+            if self._room.lacks(footprint):
+                self._room.give_back(run.footprint)
+            else:
+                chosen.remove(run)
         for run in chosen:
             self._room.take(run.footprint)
-        if not self._is_enough(chosen, footprint):
-            return ()
-        for run in reversed(chosen[:-1]):
-            others = [other for other in chosen if other is not run]
-            if self._is_enough(others, footprint):
-                chosen = others
-        return tuple(chosen)
+        return tuple(chosen) if is_enough else ()
 
     def _is_enough(self, victims: Sequence[Run], footprint: Footprint) -> bool:
         for run in victims:
@@ -141,8 +160,7 @@ class _Choice:
 
     def _turn(self, run: Run) -> tuple[bool, bool, float, float, int]:
         """Idle before busy, those that were told to leave before others, then what costs least."""
-        lost = self._lost(run)
-        return run.leases > 0, run.id not in self._marked, lost, run.used_at, run.id
+        return run.leases > 0, run.id not in self._marked, self._losses[run.id], run.used_at, run.id
 
     def _price(self, victims: Sequence[Run]) -> tuple[int, float, int, float]:
         """How many are busy; what is lost with those who stayed so far; how many leave; when one was used last.
@@ -150,43 +168,35 @@ class _Choice:
         Not first of all how many leave: two small ones that nobody misses would keep the large ones out for ever.
         """
         busy = sum(run.leases > 0 for run in victims)
-        lost = sum(self._lost(run) for run in victims if run.id not in self._marked)
+        lost = sum(self._losses[run.id] for run in victims if run.id not in self._marked)
         return busy, lost, len(victims), max((run.used_at for run in victims), default=0.0)
 
-    def _lost(self, run: Run) -> float:
-        """Its loss, worked out once: every choice it is in asks for it."""
-        if run.id not in self._losses:
-            self._losses[run.id] = loss(self._fleet, run, self._now)
-        return self._losses[run.id]
 
-
-def loss(fleet: Fleet, run: Run, now: float) -> float:
-    """Seconds of loading that its leaving costs per second of time to come: its load, as often as it is used.
+def losses(fleet: Fleet, now: float) -> Mapping[RunId, float]:
+    """Seconds of loading that the leaving of each run costs per second of time to come: its load, as often as used.
 
     How often is told by the usual gap between its visits, or by the present one once that is longer. Who has been used
     only once is taken for the rarest. Shares of the last visits, and counts that fade with time, told no better
     (`scripts/trace`).
     """
+    rarest = max((run.gap for run in fleet.runs if run.gap is not None), default=0.0)
+    return {run.id: _loss(fleet, run, rarest if run.gap is None else run.gap, now) for run in fleet.runs}
+
+
+def _loss(fleet: Fleet, run: Run, gap: float, now: float) -> float:
     habit = fleet.habits.get(run.model.id)
     load = habit.load_seconds if habit is not None and habit.load_seconds is not None else FIRST_GUESS
-    gap = run.gap
-    if gap is None:
-        gap = max((other.gap for other in fleet.runs if other.gap is not None), default=0.0)
     return max(load, SHORTEST_LOAD) / max(now - run.used_at, gap, SHORTEST_GAP)
 
 
-def evictable(fleet: Fleet, model: str, runs: Sequence[Run], now: float) -> list[Run]:
-    """Never pinned, never one that an earlier ticket waits for, no load that somebody waits for.
+def movable(fleet: Fleet, runs: Iterable[Run]) -> list[tuple[float, Run]]:
+    """Never pinned, no load that somebody waits for; each with the place of who waits for it.
 
-    And none that is busy as long as it may go on.
+    It leaves for nobody whose place is further back.
     """
     places = fleet.queue.places
-    own = places.get(model, inf)
     return [
-        run
+        (places.get(run.model.id, inf), run)
         for run in runs
-        if not run.model.pinned
-        and places.get(run.model.id, inf) >= own
-        and not (run.phase is Phase.STARTING and run.model.id in places)
-        and now >= stays_until(fleet, run, model)
+        if not run.model.pinned and not (run.phase is Phase.STARTING and run.model.id in places)
     ]
