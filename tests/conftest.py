@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 
 from supervisor.llama.binary import find_binary
 
@@ -27,6 +28,10 @@ ROOT = Path(__file__).parents[1]
 SECOND_BUILD = ROOT.parent / "shared" / "llama.cpp" / "llama-server"
 DEADLINE = 30.0
 """Seconds after which a fact that a test waits for will not come any more."""
+
+# A busy machine is slow to make examples and to run them; neither says anything about the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture
