@@ -25,6 +25,7 @@ import pytest
 
 from supervisor.runtime.residency import residency
 from tests.conftest import ROOT, RunningService, alive, eventually
+from tests.llamaswap.children import free_ports
 from tests.test_swapping import held_answer, raw_request
 
 if TYPE_CHECKING:
@@ -560,9 +561,7 @@ def device(binary: Path, tmp_path: Path) -> Iterator[Device]:
     server = binary.with_name("ggml-rpc-server")
     if not server.exists():
         pytest.skip(f"no RPC server beside {binary}")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_ports(1)
     with (tmp_path / "rpc.log").open("wb") as log:
         command = [server, "-t", "1", "-p", str(port)]
         # Without restoring signals it goes on ignoring SIGPIPE, as we do: a client that is killed must not kill it.

@@ -184,11 +184,11 @@ async def test_a_hanging_program_is_ended(tmp_path: Path) -> None:
     binary = server(tmp_path, body=f"exec 3> {tmp_path}/alive; cat {tmp_path}/never; true")
     alive = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
 
-    with pytest.raises(HelpFailed, match=r"did not end within 0\.2 seconds"):
-        await catalogue_of(binary, cache_dir=None, env={}, timeout=0.2)
+    with pytest.raises(HelpFailed, match=r"did not end within 2 seconds"):
+        await catalogue_of(binary, cache_dir=None, env={}, timeout=2)
 
     # The pipe ends when the last process that inherited it is gone.
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         await anyio.wait_readable(alive)
     assert os.read(alive, 1) == b""
     os.close(alive)

@@ -97,7 +97,7 @@ async def test_unreachable() -> None:
         taken.bind(("127.0.0.1", 0))
         upstream = Upstream(HttpEndpoint("127.0.0.1", taken.getsockname()[1], base_path="/v1"))
         asked = Asked(upstream)
-        await asyncio.wait_for(asked.end(), 5)
+        await asyncio.wait_for(asked.end(), 30)
 
     assert asked.status == 502
     assert b"the peer `box` cannot be reached: Connection refused" in asked.wire.written

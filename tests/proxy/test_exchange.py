@@ -442,7 +442,7 @@ async def test_nobody_listens() -> None:
     asked = Asked(gone)
     asked.run.end(CRASH)
     asked.start()
-    await asyncio.wait_for(asked.end(), 5)
+    await asyncio.wait_for(asked.end(), 30)
 
     assert b"it fell" in asked.body
 
@@ -517,11 +517,11 @@ async def test_only_the_beginning_is_limited() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"body")
         writer.write(OK[:-2])
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.75)
         writer.write(OK[-2:])
         await reader.read()
 
-    async with limited(script) as upstream:
+    async with limited(script, 0.5) as upstream:
         asked = await exchange(upstream)
 
         assert asked.wire.written == OK
@@ -575,11 +575,11 @@ async def test_time_starts_when_all_is_taken() -> None:
         writer.write(OK)
         await reader.read()
 
-    async with limited(script) as upstream:
+    async with limited(script, 0.5) as upstream:
         asked = Asked(upstream, body)
         asked.start()
         await until(lambda: "[1 busy" in repr(upstream))
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.75)
         assert asked.wire.written == b""
         read_on.set()
         await asked.end()

@@ -298,6 +298,7 @@ async def test_full_backlog(tmp_path: Path) -> None:
         listener.listen(1)
         opener = Opener(UnixEndpoint(path), Timeouts(connect=None))
         tasks = [asyncio.ensure_future(opener.open(Line)) for _ in range(8)]
+        await asyncio.wait(tasks, timeout=DEADLINE, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait(tasks, timeout=0.1, return_when=asyncio.FIRST_EXCEPTION)
         assert 0 < sum(task.done() for task in tasks) < 8
         listener.setblocking(False)

@@ -498,7 +498,7 @@ def dying(
                 try:
                     for piece in pieces:
                         got += piece
-                except httpx.RemoteProtocolError:
+                except (httpx.RemoteProtocolError, httpx.ReadError):
                     ended = "cut"
     return got, ended
 

@@ -48,7 +48,7 @@ async def test_every_model_is_looked_at_and_changed_ones_again() -> None:
             tasks.cancel_scope.cancel()
 
     checks = checks_of(disk, Model("a"), Model("b"), tell=tell, pause=0.001)
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(checks.run)
             await checks.done.wait()
@@ -65,7 +65,7 @@ async def test_a_bug_in_one_look_stops_no_other() -> None:
     told: list[str] = []
     checks = checks_of(disk, Model("a"), Model("b"), tell=lambda model, _: told.append(model.id))
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(checks.run)
             await checks.done.wait()
@@ -86,7 +86,7 @@ async def test_after_a_reload_new_and_changed_models_are_looked_at() -> None:
             has_looked.set()
 
     checks = checks_of(disk, Model("a"), Model("b"), Model("d"), tell=tell, pause=3600)
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(checks.run)
             await checks.done.wait()

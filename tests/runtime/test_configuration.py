@@ -55,7 +55,7 @@ class Files:
 async def a_configuration() -> AsyncIterator[tuple[Configuration, Files]]:
     files = Files()
     configuration = Configuration(OLD, files.read)
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(configuration.run)
             yield configuration, files

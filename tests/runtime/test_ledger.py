@@ -121,7 +121,7 @@ def more(size: int) -> mmap.mmap:
 
 async def until(fact: Callable[[], object]) -> None:
     """Wait for a fact."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while not fact():  # noqa: ASYNC110 - it becomes true in threads too
             await anyio.sleep(0.001)
 

@@ -31,6 +31,7 @@ from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
 from supervisor.runtime.pool import Pool
 from tests.conftest import DEADLINE, alive
+from tests.llamaswap.children import free_ports
 from tests.runtime.server_child import Probe
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def note(path: Path) -> dict[str, object]:
 
 async def test_a_fixed_port_is_the_one_in_its_command(tmp_path: Path) -> None:
     """What the config has fixed is where we ask and send requests."""
-    port = free_port()
+    port = free_ports(1)
     fixed = model(*CHILD, "--port", port, port=port, proxy=f"http://localhost:{port}")
 
     async with pool_of(tmp_path, fixed) as pool:
@@ -261,7 +262,7 @@ async def test_a_taken_port_is_a_failure_before_the_spawn(tmp_path: Path) -> Non
 
 async def test_a_stranger_is_not_taken_for_the_child(tmp_path: Path) -> None:
     """Whoever begins to listen there while the child loads does not get its requests."""
-    port = free_port()
+    port = free_ports(1)
     slow = model(*CHILD, "--port", port, "--when", tmp_path / "never", port=port)
 
     async with pool_of(tmp_path, slow) as pool:
@@ -276,7 +277,7 @@ async def test_a_stranger_is_not_taken_for_the_child(tmp_path: Path) -> None:
 
 async def test_a_child_that_lost_the_race_for_its_port_says_so(tmp_path: Path) -> None:
     """Its own words, which we do not know, are not all there is."""
-    port = free_port()
+    port = free_ports(1)
     slow = model(*CHILD, "--port", port, "--when", tmp_path / "now", "--path", "/x", port=port, check_endpoint="/x")
 
     async with pool_of(tmp_path, slow) as pool:
@@ -299,7 +300,7 @@ async def test_a_proxy_to_a_server_that_runs_anyway_is_used(tmp_path: Path) -> N
 
 async def test_a_server_that_left_the_tree_of_its_child_is_known(tmp_path: Path) -> None:
     """A wrapper may start it in a session of its own and let go of it."""
-    port = free_port()
+    port = free_ports(1)
     daemon = model(*CHILD, "--port", port, "--daemon", "--note", tmp_path / "note", port=port)
 
     async with pool_of(tmp_path, daemon) as pool:
