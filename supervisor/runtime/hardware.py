@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from supervisor import __version__
 from supervisor.runtime.gpus import Gpus
-from supervisor.runtime.host import memory_sizes, physical_cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,6 +24,8 @@ _CONTAINERS = {"/.dockerenv": "docker", "/run/.containerenv": "podman"}
 
 def hardware(root: Path = Path("/"), gpus: Gpus | None = None) -> dict[str, object]:
     """The machine as it is now; GPUs that sleep are not woken, and so are not in it. Takes up to a second."""
+    import psutil
+
     machine = platform.machine()
     release = dict(_pairs(root / "etc/os-release", "="))
     cpu = dict(_pairs(root / "proc/cpuinfo", ":"))
@@ -48,10 +49,10 @@ def hardware(root: Path = Path("/"), gpus: Gpus | None = None) -> dict[str, obje
             "vendor": cpu.get("vendor_id"),
             "model": cpu.get("model name"),
             "socket_count": _sockets(root) or None,
-            "physical_core_count": physical_cores(root),
+            "physical_core_count": psutil.cpu_count(logical=False),
             "logical_thread_count": os.cpu_count(),
         },
-        "memory": {"capacity_bytes": memory_sizes(root / "proc").get("MemTotal")},
+        "memory": {"capacity_bytes": psutil.virtual_memory().total},
         "accelerators": _accelerators(gpus or Gpus()),
     }
 

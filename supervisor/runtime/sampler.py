@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Self
 
+from supervisor.record.samples import HostSample
 from supervisor.runtime.gpus import Gpus
-from supervisor.runtime.host import Host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,13 +48,33 @@ class Sampler:
             self._thread.join(LAST_SECONDS)
 
     def _run(self) -> None:
-        host = Host()
+        import psutil
+
+        psutil.cpu_percent(percpu=True)
         pause = min(FIRST_SECONDS, self._samples.every)
         while not self._ending.wait(pause):
             pause = self._samples.every
             try:
-                self._samples.add(host.sample(), self._gpus.read(in_use=self._in_use()))
+                self._samples.add(host_sample(), self._gpus.read(in_use=self._in_use()))
             except Exception:
                 logger.exception("bug: a look at the machine broke")
                 pause = self._samples.every * 60  # it will not be the last one
         self._gpus.close()
+
+
+def host_sample() -> HostSample:
+    """The host as it is now."""
+    import psutil
+
+    memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+    networks = psutil.net_io_counters(pernic=True)
+    return HostSample(
+        at=time.time(),
+        cores=tuple(psutil.cpu_percent(percpu=True)),
+        memory_total=memory.total,
+        memory_free=memory.available,
+        swap_total=swap.total,
+        swap_used=swap.used,
+        load=psutil.getloadavg(),
+        networks=tuple((name, each.bytes_recv, each.bytes_sent) for name, each in sorted(networks.items())),
+    )
