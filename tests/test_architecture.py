@@ -103,6 +103,7 @@ DOORS = {
     "watchfiles": ("runtime/config_files",),
     "httpx": ("service_client", "remote_commands", "doctor"),
     "prometheus_client": ("record/exposition",),
+    "psutil": ("runtime/hardware", "runtime/sampler"),
     "pynvml": ("runtime/gpus", "runtime/nvml"),
     "rich": ("terminal",),
 }

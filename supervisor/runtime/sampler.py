@@ -20,6 +20,8 @@ logger = logging.getLogger("supervisor.sampler")
 
 FIRST_SECONDS = 1.0
 """Until the first sample: how busy a core is takes two looks."""
+START_SECONDS = 0.5
+"""For the service to begin to listen: importing psutil and asking it takes 20 ms."""
 LAST_SECONDS = 1.0
 """How long the end of the service waits for a look that is under way."""
 
@@ -48,6 +50,11 @@ class Sampler:
             self._thread.join(LAST_SECONDS)
 
     def _run(self) -> None:
+        if not self._ending.wait(START_SECONDS):
+            self._watch()
+        self._gpus.close()
+
+    def _watch(self) -> None:
         import psutil
 
         psutil.cpu_percent(percpu=True)
@@ -59,7 +66,6 @@ class Sampler:
             except Exception:
                 logger.exception("bug: a look at the machine broke")
                 pause = self._samples.every * 60  # it will not be the last one
-        self._gpus.close()
 
 
 def host_sample() -> HostSample:

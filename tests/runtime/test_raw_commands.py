@@ -25,7 +25,6 @@ from supervisor.llama.command import Surroundings, raw_command
 from supervisor.llama.endpoint import HttpEndpoint, TcpEndpoint
 from supervisor.llama.preflight import Inspector
 from supervisor.runtime.child import LISTEN_PATIENCE
-from supervisor.runtime.command_lines import free_port
 from supervisor.runtime.health import poll_until_healthy
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.logs import Logs
