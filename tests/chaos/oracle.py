@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from supervisor.runtime.launcher import free_port
+from supervisor.runtime.command_lines import free_port
 from tests.conftest import eventually
 
 if TYPE_CHECKING:

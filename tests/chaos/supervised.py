@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from supervisor.runtime.launcher import free_port
+from supervisor.runtime.command_lines import free_port
 from tests.chaos.oracle import OPTIONS
 from tests.conftest import ROOT, eventually
 

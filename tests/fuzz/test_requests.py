@@ -19,8 +19,8 @@ from uvicorn.server import ServerState
 from supervisor.api.doors import DOORS, NOT_SERVED
 from supervisor.app import App
 from supervisor.config import toml
-from supervisor.console import _is_news
 from supervisor.household import running_service
+from supervisor.log_output import _is_news
 from supervisor.proxy.crowd import Crowd
 from supervisor.proxy.front import BODY_SECONDS, IDLE_SECONDS, Front
 from supervisor.proxy.peers import Peers
