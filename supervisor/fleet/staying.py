@@ -4,9 +4,6 @@ A swap costs a load, and another one when its victim is asked for again. To swap
 all the time where two models are asked for by many; never to swap lets one of them wait for ever. So both costs are
 held to be equal: the swap begins once waiting has cost as much as it would. Who comes first cannot be known, and by
 this rule what is spent is never far from what who knew it would have spent.
-
-Where several models are waited for, whoever gets the place will soon be asked for it by the next: a swap helps only one
-of them, and is worth so much less.
 """
 
 from __future__ import annotations
@@ -21,19 +18,18 @@ from supervisor.fleet.constraints import LOOKAHEAD
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from supervisor.fleet.queue import Crowd
     from supervisor.fleet.values import Fleet, Run
 
 SWAPS = 4.0
-"""How many swaps' time those who wait spend together before one begins, for each model that is waited for: a load
-delays others than who asked for it."""
+"""How many swaps' time those who wait spend together before one begins; a load delays others than who asked for it."""
 
 
 def stays_until(fleet: Fleet, run: Run, model: str) -> float:
     """Until when it may go on taking requests, though this model waits; an idle one leaves at once.
 
     1. `min_residency` after its load, where that is asked for;
-    2. else until those who wait have together waited as long as the swap and the way back take, `SWAPS` times for each
-       model that is waited for;
+    2. else until those who wait have together waited as long as the swap and the way back take, `SWAPS` times;
     3. in any case no longer than `max_wait` after the first of them has come.
     """
     crowd = fleet.queue.wanted.get(model)
@@ -43,8 +39,7 @@ def stays_until(fleet: Fleet, run: Run, model: str) -> float:
     if server.min_residency is not None:
         until = run.ready_at + server.min_residency
     else:
-        swaps = SWAPS * len(fleet.queue.wanted)
-        until = (swaps * (_load(fleet, model) + _load(fleet, run.model.id)) + crowd.arrivals) / crowd.count
+        until = _breaks_even_at(crowd, _load(fleet, model) + _load(fleet, run.model.id))
     return min(until, crowd.first.since + server.max_wait)
 
 
@@ -81,6 +76,10 @@ class Busy:
         if self._fleet.config.server.min_residency is None:
             return _load(self._fleet, run.model.id)
         return 0.0 if run.ready_at is None else run.ready_at
+
+
+def _breaks_even_at(crowd: Crowd, loads: float) -> float:
+    return (SWAPS * loads + crowd.arrivals) / crowd.count
 
 
 def _load(fleet: Fleet, model: str) -> float:

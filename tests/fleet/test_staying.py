@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from supervisor.fleet.actions import Grant, Spawn
-from supervisor.fleet.events import Abandoned, BecameReady, Exited, Released, Requested, Tick
+from supervisor.fleet.events import BecameReady, Exited, Released, Requested, Tick
 from tests.fleet.scene import Scene, given
 
 
@@ -30,15 +30,6 @@ def test_many_who_wait_wait_for_less_long() -> None:
     assert scene.deadline == 15
     scene.when(Tick(), at=15)
     assert scene.run("a").is_leaving
-
-
-def test_where_several_models_wait_a_swap_is_worth_less() -> None:
-    """Two are waited for: it goes on for twice as long for each of them; once one has gone, for as long as for one."""
-    scene = house().when(Requested("a1"), at=10).when(Requested("b1"), at=10).when(Requested("c1"), at=11)
-
-    assert scene.deadline == 10 + 2 * 8
-    scene.when(Abandoned("b1"), at=12)
-    assert scene.deadline == 11 + 8
 
 
 def test_a_dear_load_is_worth_a_longer_wait() -> None:
