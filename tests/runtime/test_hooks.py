@@ -26,6 +26,7 @@ def config(tiny: Path, hooks: str) -> str:
         [defaults]
         model = "{tiny}/tiny-a.gguf"
         ctx-size = 256
+        context-shift = true
         fit = "off"
         threads = 1
         [models.a]
