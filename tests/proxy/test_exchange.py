@@ -73,6 +73,11 @@ class Asked:
         assert self.client.listener is None or self.client.is_gone
 
     @property
+    def has_limit(self) -> bool:
+        """Whether there is a time by which its answer has to begin."""
+        return self._exchange._timer is not None
+
+    @property
     def body(self) -> bytes:
         return self.wire.written.partition(b"\r\n\r\n")[2]
 
@@ -513,18 +518,24 @@ async def test_late_in_a_stream_that_waits() -> None:
 
 async def test_only_the_beginning_is_limited() -> None:
     """An answer that has begun may take as long as it likes."""
+    go_on = asyncio.Event()
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"body")
         writer.write(OK[:-2])
-        await asyncio.sleep(0.75)
+        await go_on.wait()
         writer.write(OK[-2:])
         await reader.read()
 
-    async with limited(script, 0.5) as upstream:
-        asked = await exchange(upstream)
+    async with limited(script, 30) as upstream:
+        asked = Asked(upstream)
+        asked.start()
+        await until(lambda: asked.has_limit)
+        await until(lambda: asked.wire.written)
+        assert not asked.has_limit
+        go_on.set()
 
-        assert asked.wire.written == OK
+        assert await asked.end() == OK
 
 
 async def test_the_second_try_has_its_own_time() -> None:
@@ -545,7 +556,7 @@ async def test_the_second_try_has_its_own_time() -> None:
 
         assert asked.body == b"ok"
         assert count == 3
-        assert asked._exchange._timer is None
+        assert not asked.has_limit
 
 
 async def test_time_starts_when_all_is_sent() -> None:
@@ -554,10 +565,10 @@ async def test_time_starts_when_all_is_sent() -> None:
         asked = Asked(upstream, b"bo", length=4)
         asked.start()
         await until(lambda: "[1 busy" in repr(upstream))
-        await asyncio.sleep(0.15)
-        assert asked.wire.written == b""
+        assert not asked.has_limit
         asked.client.feed(b"dy")
         asked.client.complete()
+        assert asked.has_limit
         await asked.end()
 
         assert asked.status == 504
@@ -575,16 +586,15 @@ async def test_time_starts_when_all_is_taken() -> None:
         writer.write(OK)
         await reader.read()
 
-    async with limited(script, 0.5) as upstream:
+    async with limited(script, 30) as upstream:
         asked = Asked(upstream, body)
         asked.start()
         await until(lambda: "[1 busy" in repr(upstream))
-        await asyncio.sleep(0.75)
-        assert asked.wire.written == b""
+        assert not asked.has_limit
         read_on.set()
-        await asked.end()
+        await until(lambda: asked.has_limit)
 
-        assert asked.wire.written == OK
+        assert await asked.end() == OK
 
 
 async def test_leaving_stops_the_clock() -> None:
@@ -608,7 +618,7 @@ async def test_no_limit_no_timer() -> None:
         asked.start()
         await until(lambda: "[1 busy" in repr(upstream))
 
-        assert asked._exchange._timer is None
+        assert not asked.has_limit
         asked.client.left()
 
 
