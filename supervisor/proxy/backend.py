@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +26,7 @@ from supervisor.proxy.upstream import IDLE_SECONDS, Upstream
 if TYPE_CHECKING:
     from supervisor.access.keys import KeyRing
     from supervisor.config.values import Timeouts
+    from supervisor.fleet.values import RunId
     from supervisor.llama.endpoint import Endpoint
     from supervisor.runtime.live import Lease, LiveRun
 
@@ -121,6 +123,36 @@ class LocalBackend:
         with anyio.move_on_after(LAST_WORDS):
             await run.gone.wait()
         return ModelCrashed(run.failure) if run.failure is not None else error
+
+
+class Children:
+    """The children that requests have gone to, and the connections to each, until it is asked to leave."""
+
+    def __init__(self) -> None:
+        self._keys = NO_KEYS
+        self._backends: dict[RunId, LocalBackend] = {}
+
+    def adopt(self, keys: KeyRing) -> None:
+        """Credentials with one of these keys reach none of them from now on; connections stay open."""
+        self._keys = keys
+        for backend in self._backends.values():
+            backend.upstream.adopt(*treatment(backend.origin, keys))
+
+    def behind(self, lease: Lease) -> LocalBackend:
+        """The child that a lease holds. Those who use it share one backend, those who only look its connections."""
+        run = lease.run
+        known = self._backends.get(run.id)
+        if known is not None and known.lease is lease:
+            return known
+        backend = LocalBackend(lease, local_upstream(run, self._keys) if known is None else known.upstream)
+        if known is None:
+            run.on_end(partial(self._forget, run.id))
+        if known is None or lease is run.lease:
+            self._backends[run.id] = backend
+        return backend
+
+    def _forget(self, run: RunId) -> None:
+        self._backends.pop(run).upstream.close()
 
 
 class PeerBackend:

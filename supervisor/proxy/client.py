@@ -129,7 +129,9 @@ class Client:
         self.prefix = ""
         """What stood before the path, and belongs before those that the client is sent to."""
         self.headers = headers
+        """As they came, names in lower case."""
         self.fields = fields_of(headers)
+        """The first value of each."""
         self.request_id = request_id
         """What its client, its answer, the log and the model's server call it (`X-Request-Id`); visible ASCII."""
         self.version = version

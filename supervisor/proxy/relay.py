@@ -14,7 +14,7 @@ from supervisor.fleet.selectors import pick
 from supervisor.proxy import filters
 from supervisor.proxy.answer import Answer
 from supervisor.proxy.asked import asked_of, kind_of
-from supervisor.proxy.backend import LocalBackend, local_upstream, treatment
+from supervisor.proxy.backend import Children
 from supervisor.proxy.bodies import model_in_form, renamed_in_form
 from supervisor.proxy.encodings import readable
 from supervisor.proxy.exchange import Call, Exchange
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from supervisor.config.clients import ClientKey
     from supervisor.config.values import Config
     from supervisor.fleet.names import Meaning, Names
-    from supervisor.fleet.values import RunId
     from supervisor.proxy.client import Client
     from supervisor.proxy.peers import Peers
     from supervisor.record.activity import Activity
@@ -66,16 +65,14 @@ class Proxy:
         """Who records requests; None: nobody."""
         self._selected = 0
         """Requests made through selectors so far."""
-        self._backends: dict[RunId, LocalBackend] = {}
+        self._children = Children()
         self._parking = Parking()
         self.adopt(pool.config)
 
     def adopt(self, config: Config) -> None:
         """Let this config hold; connections to children stay open."""
         self._ignored = [re.compile(pattern) for pattern in config.server.ignore_paths]
-        self._keys = KeyRing.of(config)
-        for backend in self._backends.values():
-            backend.upstream.adopt(*treatment(backend.origin, self._keys))
+        self._children.adopt(KeyRing.of(config))
 
     def serve(self, client: Client) -> None:
         """Answer one request that is whole; the caller has chosen it by its path."""
@@ -214,23 +211,7 @@ class Proxy:
         return await patient_lease(self._pool, model, answer)
 
     def _exchange(self, call: Call, answer: Answer, lease: Lease) -> None:
-        Exchange(call, answer, self._backend(lease)).start()
-
-    def _backend(self, lease: Lease) -> LocalBackend:
-        """The child behind a lease; those who use it share one, those who only look share its connections."""
-        run = lease.run
-        known = self._backends.get(run.id)
-        if known is not None and known.lease is lease:
-            return known
-        backend = LocalBackend(lease, local_upstream(run, self._keys) if known is None else known.upstream)
-        if known is None:
-            run.on_end(lambda: self._forget(run.id))
-        if known is None or lease is run.lease:
-            self._backends[run.id] = backend
-        return backend
-
-    def _forget(self, run: RunId) -> None:
-        self._backends.pop(run).upstream.close()
+        Exchange(call, answer, self._children.behind(lease)).start()
 
 
 def answer_to(client: Client) -> Answer:

@@ -17,13 +17,13 @@ from supervisor.fleet.names import Target
 from supervisor.fleet.values import Phase, Run, RunId
 from supervisor.llama.endpoint import Endpoint, HttpEndpoint, TcpEndpoint, UnixEndpoint
 from supervisor.proxy.answer import Answer
-from supervisor.proxy.backend import PeerBackend, local_upstream
+from supervisor.proxy.backend import Children, PeerBackend, local_upstream
 from supervisor.proxy.client import Client
 from supervisor.proxy.dialects import Dialect
 from supervisor.proxy.exchange import Call, Exchange
 from supervisor.proxy.heads import AS_IT_CAME, Forwarding, Trail
 from supervisor.proxy.upstream import IDLE_SECONDS, Upstream
-from supervisor.runtime.live import LiveRun
+from supervisor.runtime.live import Lease, LiveRun
 from tests.proxy.conftest import Wire, scripted
 
 if TYPE_CHECKING:
@@ -237,6 +237,28 @@ async def test_idle_connections(model: Model, seconds: float) -> None:
 
     assert upstream._idle_seconds == seconds
     assert upstream.response_header == model.timeouts.response_header
+
+
+async def test_who_uses_a_child_shares_a_backend() -> None:
+    """Looking at a child is not using it, though the connections are the same; they end when it is asked to leave."""
+    run, children, given_back = run_of(Model("m"), UNIX), Children(), list[str]()
+    run.lease = Lease(run, lambda _: given_back.append("used"))
+    looking = Lease(run, lambda _: given_back.append("looked at"))
+    first = children.behind(looking)
+    backend = children.behind(run.lease)
+    for each in (first, children.behind(looking), children.behind(run.lease)):
+        each.begin()
+        each.end()
+
+    assert given_back == ["looked at", "looked at", "used"]
+    assert children.behind(run.lease) is backend
+    assert children.behind(looking).upstream is first.upstream is backend.upstream
+    assert not backend.upstream.is_closed
+    children.adopt(OWN_KEYS)
+    assert backend.upstream.forwarding.own_keys == OWN_KEYS
+    run.end(None)
+    assert backend.upstream.is_closed
+    assert children.behind(run.lease).upstream.forwarding.own_keys == OWN_KEYS
 
 
 OWN_KEYS = KeyRing((ClientKey("k", digest_of("k")),))

@@ -18,10 +18,12 @@ from uvicorn.server import ServerState
 
 from supervisor.app import App
 from supervisor.config.values import Config, Server
+from supervisor.errors import InvalidRequest
 from supervisor.household import running_service
 from supervisor.proxy.dialects import Dialect, error_response
 from supervisor.proxy.front import HEAD_SECONDS, IDLE_SECONDS, Front
-from supervisor.proxy.objections import HEAD_LIMIT, HEADER_LIMIT
+from supervisor.proxy.heads import fields_of
+from supervisor.proxy.objections import HEAD_LIMIT, HEADER_LIMIT, Head, objection
 from supervisor.proxy.peers import Peers
 from tests.conftest import DEADLINE, eventually
 from tests.proxy.conftest import Child, Wire, http_to, post, raw_request, read_answer
@@ -245,6 +247,15 @@ def request(*lines: bytes) -> bytes:
 LONG = b"y" * (HEAD_LIMIT + 1)
 
 
+def test_two_framings() -> None:
+    """The parser refuses a second Transfer-Encoding; if it did not, we would."""
+    headers = [(b"host", b"x"), (b"transfer-encoding", b"chunked")]
+    assert objection(Head(b"/", b"", headers, fields_of(headers), "1.1")) is None
+    twice = [*headers, headers[1]]
+
+    assert isinstance(objection(Head(b"/", b"", twice, fields_of(twice), "1.1")), InvalidRequest)
+
+
 @pytest.mark.parametrize(
     ("raw", "status"),
     [
@@ -253,6 +264,7 @@ LONG = b"y" * (HEAD_LIMIT + 1)
         (request(b"GET /" + LONG + b" HTTP/1.1", b"host: x"), 431),
         (b"GET /" + LONG, 431),
         (request(b"GET / HTTP/1.1", b"host: x", *[b"x-a: 1"] * HEADER_LIMIT), 431),
+        (request(b"GET / HTTP/1.1", b"host: x", *[b"x-a: " + LONG[:1000]] * 100), 431),
         (request(b"GET / HTTP/1.1"), 400),
         (request(b"GET / HTTP/1.1", b"host: x", b"host: x"), 400),
         (request(b"GET / HTTP/1.0", b"host: x", b"host: x"), 400),

@@ -203,6 +203,14 @@ def test_headers_named_by_connection_stay() -> None:
     assert response_headers(200, headers, is_stream=False) == [(b"x-kept", b"3")]
 
 
+def test_every_connection_header_counts() -> None:
+    """One that names nothing does not hide the next."""
+    headers = [(b"connection", b"close"), (b"connection", b"x-secret"), (b"x-secret", b"1"), (b"x-kept", b"3")]
+
+    assert lines(request_head(b"GET", b"/", headers, None))[2:] == [b"x-kept: 3"]
+    assert response_headers(200, headers, is_stream=False) == [(b"x-kept", b"3")]
+
+
 @pytest.mark.parametrize("value", [b"keep-alive", b"Keep-Alive", b"close", b"Close"])
 def test_plain_connection_names_nothing_else(value: bytes) -> None:
     """The usual values of Connection take no other header with them."""
@@ -286,3 +294,10 @@ def test_readable_encodings(value: bytes, kept: bytes) -> None:
     headers = [(b"host", b"x"), (b"accept-encoding", value), (b"accept", b"*/*")]
 
     assert readable(headers, fields_of(headers)) == [(b"host", b"x"), (b"accept-encoding", kept), (b"accept", b"*/*")]
+
+
+def test_every_encoding_counts() -> None:
+    """A second line of compressions is read, too."""
+    headers = [(b"accept-encoding", b"gzip"), (b"accept-encoding", b"br, deflate")]
+
+    assert readable(headers, fields_of(headers)) == [(b"accept-encoding", b"gzip"), (b"accept-encoding", b"deflate")]

@@ -413,6 +413,10 @@ def test_chunks_in_any_segments(payloads: list[bytes], places: list[int]) -> Non
             assert any(b"\r" in payload for payload in payloads)
             return body
         assert connection.can_be_reused
+        again = Reader()
+        connection.send(again, b"GET", REQUEST)
+        connection.data_received(OK)
+        assert await rest(again) == b"ok"
         return await rest(reader)
 
     body = b"".join(payloads)
