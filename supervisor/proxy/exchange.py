@@ -8,58 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import msgspec.json
 
 from supervisor.errors import InternalError, SupervisorError, UpstreamRefused, UpstreamUnreachable
-from supervisor.proxy.heads import is_compressed, is_event_stream, request_head, response_headers
+from supervisor.proxy.heads import is_compressed, is_event_stream, response_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from supervisor.fleet.names import Target
     from supervisor.proxy.answer import Answer
     from supervisor.proxy.backend import Backend
-    from supervisor.proxy.client import Client
+    from supervisor.proxy.call import Call
     from supervisor.proxy.connection import Connection
-    from supervisor.proxy.heads import Fields, Forwarding, Headers
+    from supervisor.proxy.heads import Fields, Headers
     from supervisor.proxy.lines import WholeLines
-    from supervisor.proxy.loading_state import Joint, Telling
+    from supervisor.proxy.loading_state import Joint
 
 logger = logging.getLogger("supervisor.proxy")
 
 REFUSAL_LIMIT = 64 * 1024
 """Bytes kept of an error that has to be put into a stream."""
-
-
-@dataclass(slots=True)
-class Call:
-    """A request on its way to a backend."""
-
-    method: bytes
-    target: bytes
-    """Path and query as the backend gets them, but for what stands before its every path."""
-    headers: Headers
-    body: bytes
-    """All of it, or what has come so far; not kept once an answer has begun."""
-    model: Target
-    wakes: bool = True
-    streams: bool = False
-    length: int | None = None
-    """Of the whole body, where more of it is to come."""
-    telling: Telling | None = None
-    """In whose words its stream may be told how the model loads."""
-
-    def head(self, forwarding: Forwarding, client: Client) -> bytes:
-        """The bytes before the body."""
-        method, length = self.method, self.length
-        if length is None and (self.body or method in {b"POST", b"PUT", b"PATCH"}):
-            length = len(self.body)
-        name, fields = client.request_id, client.fields
-        return request_head(method, self.target, self.headers, length, forwarding, client.address, name, fields)
 
 
 class Exchange:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from supervisor.errors import SupervisorError
+    from supervisor.proxy.call import Call
     from supervisor.proxy.client import Client
-    from supervisor.proxy.exchange import Call
 
 logger = logging.getLogger("supervisor.proxy")
 

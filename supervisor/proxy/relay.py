@@ -16,8 +16,9 @@ from supervisor.proxy.answer import Answer
 from supervisor.proxy.asked import asked_of, kind_of
 from supervisor.proxy.backend import Children
 from supervisor.proxy.bodies import model_in_form, renamed_in_form
+from supervisor.proxy.call import Call
 from supervisor.proxy.encodings import readable
-from supervisor.proxy.exchange import Call, Exchange
+from supervisor.proxy.exchange import Exchange
 from supervisor.proxy.parking import Parking
 from supervisor.proxy.patience import patient_lease
 from supervisor.proxy.routes import COMFYUI, COMFYUI_MODEL, ROUTES, UPSTREAM, Route, Source, dialect_of

@@ -18,9 +18,10 @@ from supervisor.fleet.values import Phase, Run, RunId
 from supervisor.llama.endpoint import Endpoint, HttpEndpoint, TcpEndpoint, UnixEndpoint
 from supervisor.proxy.answer import Answer
 from supervisor.proxy.backend import Children, PeerBackend, local_upstream
+from supervisor.proxy.call import Call
 from supervisor.proxy.client import Client
 from supervisor.proxy.dialects import Dialect
-from supervisor.proxy.exchange import Call, Exchange
+from supervisor.proxy.exchange import Exchange
 from supervisor.proxy.heads import AS_IT_CAME, Forwarding, Trail
 from supervisor.proxy.upstream import IDLE_SECONDS, Upstream
 from supervisor.runtime.live import Lease, LiveRun

@@ -15,9 +15,10 @@ from supervisor.fleet.names import Target
 from supervisor.fleet.values import Phase, Run, RunId
 from supervisor.proxy.answer import Answer
 from supervisor.proxy.backend import LocalBackend
+from supervisor.proxy.call import Call
 from supervisor.proxy.client import Client
 from supervisor.proxy.dialects import Dialect
-from supervisor.proxy.exchange import Call, Exchange
+from supervisor.proxy.exchange import Exchange
 from supervisor.proxy.upstream import Upstream
 from supervisor.runtime.live import Lease, LiveRun
 from tests.proxy.conftest import Wire, scripted

@@ -16,8 +16,8 @@ import pytest
 from supervisor.config.values import Filters
 from supervisor.fleet.names import Target
 from supervisor.proxy.body_memory import BodyMemory
+from supervisor.proxy.call import Call
 from supervisor.proxy.client import Client
-from supervisor.proxy.exchange import Call
 from supervisor.proxy.parking import PARKED_FROM, PIECE, Parking, file_system, parking_folder
 from tests.conftest import eventually
 from tests.proxy.conftest import Child, Wire, fake_cmd, post, raw_request, read_answer, rss

@@ -14,9 +14,10 @@ import pytest
 from supervisor.config.values import Config, Filters, Peer, Server, Timeouts
 from supervisor.fleet.names import Target
 from supervisor.proxy.answer import Answer
+from supervisor.proxy.call import Call
 from supervisor.proxy.client import Client
 from supervisor.proxy.dialects import Dialect
-from supervisor.proxy.exchange import Call, Exchange
+from supervisor.proxy.exchange import Exchange
 from supervisor.proxy.peers import Peers
 from tests.conftest import DEADLINE
 from tests.proxy.conftest import Wire
