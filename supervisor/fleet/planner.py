@@ -7,7 +7,7 @@ victims are marked at once, so later requests for a victim queue behind the swap
 
 from __future__ import annotations
 
-from itertools import cycle
+from itertools import cycle, islice
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -38,13 +38,18 @@ RULES: tuple[Callable[[Fleet, float], tuple[Fleet, tuple[Action, ...]]], ...] = 
 )
 
 
+MOST_PASSES = 100
+"""Through all rules, after which a step ends even if they take back for ever what others do: better one odd decision
+than a service that hangs. Two or three are usual."""
+
+
 def decide(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     """The fleet after this event, and what has to be done about it, in order."""
     first = fleet
     fleet, actions = record(fleet, event, now)
     fleet = in_turn(fleet, now)
     idle = 0
-    for rule in cycle(RULES):  # what a later rule did may be what an earlier one waits for
+    for rule in islice(cycle(RULES), MOST_PASSES * len(RULES)):  # what one did may be what an earlier one waits for
         before = fleet
         fleet, more = rule(before, now)
         actions += more

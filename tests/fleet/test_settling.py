@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from supervisor.config.values import Config, Memory, Model, Server
+from supervisor.fleet import planner
 from supervisor.fleet.books import Books, Habit
+from supervisor.fleet.events import Tick
 from supervisor.fleet.memory import Device, Footprint, Reading, Source
-from supervisor.fleet.planner import RULES
+from supervisor.fleet.planner import RULES, decide
 from supervisor.fleet.queue import Queue, Ticket, TicketId
 from supervisor.fleet.rules import in_turn
 from supervisor.fleet.values import Fleet, Phase, Reason, Run, RunId
+
+if TYPE_CHECKING:
+    import pytest
+
+    from supervisor.fleet.actions import Action
 
 NOW = 87.1
 GIB = 2**30
@@ -105,3 +114,16 @@ def test_who_is_told_to_stay_is_not_told_to_leave_in_the_same_step() -> None:
             fleet, _ = rule(fleet, NOW)
 
     assert fleet == before
+
+
+def test_rules_that_never_agree_do_not_hang_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should there be such, the step ends all the same, and what comes next is decided as ever."""
+
+    def one_more(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
+        return replace(fleet, spawned=fleet.spawned + 1), ()
+
+    monkeypatch.setattr(planner, "RULES", (one_more,))
+
+    fleet, _ = decide(Fleet(Config(Path())), Tick(), NOW)
+
+    assert fleet.spawned == planner.MOST_PASSES
