@@ -317,7 +317,10 @@ def test_a_failure_that_may_pass_is_remembered_for_a_while(start: Callable[..., 
 def test_a_lasting_failure_waits_for_a_change(
     start: Callable[..., RunningService], binary: Path, tiny: Path, tmp_path: Path
 ) -> None:
-    """The same file is not tried twice; a touched one is, and a mended one serves."""
+    """The same file is not tried twice; a touched one is, and a mended one serves.
+
+    How many processes a try takes is not said: one build may lose its last words, and is asked for them again.
+    """
     model = tmp_path / "model.gguf"
     shutil.copy(tiny / "broken-unknown-arch.gguf", model)
     service = start(f'[models.new]\nbinary = "{binary}"\nmodel = "{model}"\nctx-size = 256')
@@ -325,13 +328,14 @@ def test_a_lasting_failure_waits_for_a_change(
     first = failure_of(service.chat("new"))
 
     assert first["cause"] == "unknown_architecture"
+    tried = spawns(service, str(model))
     assert [failure_of(service.chat("new"))["id"] for _ in range(3)] == [first["id"]] * 3
-    assert spawns(service, str(model)) == 1
+    assert spawns(service, str(model)) == tried > 0
 
     os.utime(model, (1, 1))
 
     assert failure_of(service.chat("new"))["id"] != first["id"]
-    assert spawns(service, str(model)) == 2
+    assert spawns(service, str(model)) > tried
 
     shutil.copy(tiny / "tiny-a.gguf", model)
 
