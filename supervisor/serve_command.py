@@ -13,6 +13,7 @@ from supervisor.config.secrets import Redactor
 from supervisor.config.values import LogFormat
 from supervisor.log_output import set_up_logging
 from supervisor.runtime.budgets import too_long_for_systemd
+from supervisor.runtime.terminal import give_up_terminal
 
 if TYPE_CHECKING:
     from supervisor.api.service import Service
@@ -33,6 +34,7 @@ def serve(files: ConfigFiles) -> int:
         console.caution(f"without API keys, whoever reaches port {config.server.port} may use every model")
     if (advice := too_long_for_systemd(config, os.environ)) is not None:
         console.caution(advice)
+    give_up_terminal()
     try:
         server.run(config, files, on_listening=_greet_in_log if as_json else _greet, offer=offer)
     except listening.AddressTaken as exc:

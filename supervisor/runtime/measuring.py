@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from supervisor.fleet.memory import HOST, Footprint, Part, Source
 from supervisor.llama.estimate import DRIVER
 from supervisor.runtime.process_memory import memory_of
-from supervisor.runtime.vitals import session_of
+from supervisor.runtime.vitals import family_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,11 +24,11 @@ SHARED_FROM = 2**20
 def measure(
     pid: int, heard: Hearsay, devices: Mapping[str, Device], *, readings: Readings, is_wrapped: bool = False
 ) -> Footprint | None:
-    """Of a process, or of all in its session where it may be a mere wrapper; None when nobody can look at it.
+    """Of a process, or of its whole family where it may be a mere wrapper; None when nobody can look at it.
 
     `devices` are by the child's own names for them, as is what was `heard` of it.
     """
-    pids = session_of(pid) if is_wrapped else (pid,)
+    pids = family_of(pid) if is_wrapped else (pid,)
     memory = memory_of(pids)
     if memory is None:
         return None

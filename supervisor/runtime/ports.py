@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 
 from supervisor.runtime.marks import MARK
+from supervisor.runtime.vitals import relations_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,6 @@ _LOOPBACK = {"localhost": ("127.0.0.1", "::1"), "0.0.0.0": ("127.0.0.1",), "::":
 """What connecting to these names comes to."""
 _FORWARDERS = ("docker", "rootless", "slirp4netns", "pasta", "passt", "conmon", "podman", "containerd", "systemd")
 """Programs that listen in the name of somebody whom a child has asked them to run."""
-_PARENT, _SESSION = 1, 3
 
 
 def listener_of(port: int, host: str | None = None) -> str | None:
@@ -49,7 +49,7 @@ async def lasting_listener(port: int, host: str, *, patience: float) -> str | No
 
 
 def stranger_at(port: int, host: str, *, leader: int, mark: str = "") -> str | None:
-    """Who listens there, if that is certainly nobody whom the leader of a session has started.
+    """Who listens there, if that is certainly nobody whom the leader of a group has started.
 
     It is not certain of a process in a container, of one that forwards for others, and of one that we may not see.
     """
@@ -98,25 +98,15 @@ def _sockets(process: Path) -> set[str]:
 
 
 def _descends(pid: int, leader: int, mark: str) -> bool:
-    """Whether a process is in the session or the tree below a leader, or has its mark."""
-    return leader in {_ids(pid)[1], *_ancestors(pid)} or (bool(mark) and _has(pid, f"{MARK}={mark}"))
+    """Whether a process is in the group or the tree below a leader, or has its mark."""
+    return leader in {relations_of(pid)[1], *_ancestors(pid)} or (bool(mark) and _has(pid, f"{MARK}={mark}"))
 
 
 def _ancestors(pid: int) -> Iterator[int]:
     """The process itself, its parent, and so on."""
     while pid:
         yield pid
-        pid = _ids(pid)[0]
-
-
-def _ids(pid: int) -> tuple[int, int]:
-    """The parent and the session of a process (proc(5)); zeros when it is gone."""
-    try:
-        # The command name in parentheses may hold anything, so count from its end.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0, 0
-    return int(fields[_PARENT]), int(fields[_SESSION])
+        pid = relations_of(pid)[0]
 
 
 def _has(pid: int, variable: str) -> bool:

@@ -1,7 +1,8 @@
 """One operating-system process: spawned so that it cannot outlive us, its output always drained, its end awaited.
 
-How and why: spec python-io.md. A child gets its own session; signals go to the whole group. `setpriv` sets
-PR_SET_PDEATHSIG, which needs the forking thread to live as long as we do: spawn from the main thread only.
+How and why: spec python-io.md. A child gets its own process group and no terminal; signals go to the whole group.
+`setpriv` sets PR_SET_PDEATHSIG, which needs the forking thread to live as long as we do: spawn from the main thread
+only.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import signal
 import subprocess
 import sys
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import anyio
+
+from supervisor.runtime.terminal import has_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +32,11 @@ FINAL_READS = 64
 """How much is still read from a dead child's pipes (4 MiB); a grandchild may hold them open for ever."""
 
 PR_SET_PDEATHSIG = 1
+
+
+class _Apart(TypedDict, total=False):
+    start_new_session: bool
+    process_group: int
 
 
 class Process:
@@ -46,7 +54,7 @@ class Process:
             stdin=subprocess.PIPE if command.speaks_protocol else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,
+            **_apart(),
             preexec_fn=preexec,  # noqa: PLW1509 - only where setpriv is missing
         )
         self.pid = self._popen.pid
@@ -174,6 +182,15 @@ def _watchdog(pid: int) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+
+
+def _apart() -> _Apart:
+    """Out of reach of a terminal's signals, and unable to ask somebody there for a password: that fails at once.
+
+    A session of its own does that wherever there is a terminal. Elsewhere it would only make the kernel schedule a
+    child as a party of its own (sched(7), autogroup): it takes the processor from us with each request that we pass on.
+    """
+    return {"start_new_session": True} if has_terminal() else {"process_group": 0}
 
 
 _SETPRIV = shutil.which("setpriv") if sys.platform == "linux" else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from supervisor.runtime.vitals import signs_of_life, signs_of_session
+from supervisor.runtime.vitals import signs_of_family, signs_of_life
 
 if TYPE_CHECKING:
     from supervisor.runtime.live import LiveRun
@@ -44,5 +44,5 @@ def _work(live: LiveRun) -> float:
     """Seconds of processor time the child has used."""
     if live.pid is None or live.child is None:
         return 0.0
-    signs = signs_of_life(live.pid) if live.child.command.speaks_protocol else signs_of_session(live.pid)
+    signs = signs_of_life(live.pid) if live.child.command.speaks_protocol else signs_of_family(live.pid)
     return sum(signs[:2]) / os.sysconf("SC_CLK_TCK")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 _TICKS = slice(11, 13)
 _MAJOR_FAULTS = 9
-_SESSION = 3
+_PARENT, _GROUP = 1, 2
 
 
 def signs_of_life(pid: int) -> tuple[int, ...]:
@@ -15,19 +15,29 @@ def signs_of_life(pid: int) -> tuple[int, ...]:
     return (*map(int, fields[_TICKS]), int(fields[_MAJOR_FAULTS]), _read_bytes(pid)) if fields else ()
 
 
-def signs_of_session(leader: int) -> tuple[int, ...]:
-    """The same of all processes in a session: a wrapper sleeps while its server works."""
-    signs_of_all = (signs for pid in session_of(leader) if (signs := signs_of_life(pid)))
+def signs_of_family(leader: int) -> tuple[int, ...]:
+    """The same of a whole family: a wrapper sleeps while its server works."""
+    signs_of_all = (signs for pid in family_of(leader) if (signs := signs_of_life(pid)))
     return tuple(map(sum, zip(*signs_of_all, strict=True)))
 
 
-def session_of(leader: int) -> list[int]:
-    """The processes in a session."""
+def family_of(leader: int) -> list[int]:
+    """The processes in the group of a leader, and those that one of them has started, in whatever group they are."""
     try:
         pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
     except OSError:  # we may open no more files; that is no fault of the child's
         return []
-    return [pid for pid in pids if (fields := _stat(pid)) and int(fields[_SESSION]) == leader]
+    relations = {pid: relations for pid in pids if any(relations := relations_of(pid))}
+    family = {pid for pid, (_, group) in relations.items() if leader in {pid, group}}
+    while found := {pid for pid, (parent, _) in relations.items() if parent in family} - family:
+        family |= found
+    return sorted(family)
+
+
+def relations_of(pid: int) -> tuple[int, int]:
+    """The parent and the group of a process; zeros when it is gone."""
+    fields = _stat(pid)
+    return (int(fields[_PARENT]), int(fields[_GROUP])) if fields else (0, 0)
 
 
 def _stat(pid: int) -> list[str]:

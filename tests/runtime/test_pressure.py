@@ -17,7 +17,7 @@ from supervisor.llama.diagnosis import diagnose, report
 from supervisor.runtime.launcher import _ended
 from supervisor.runtime.pressure import HIGH, LOW, PressureWatch, can_open_files, full_stall
 from supervisor.runtime.shortage import shortage
-from supervisor.runtime.vitals import signs_of_session
+from supervisor.runtime.vitals import signs_of_family
 from tests.conftest import eventually
 from tests.proxy.conftest import Child, fake_cmd, http_to
 
@@ -82,7 +82,7 @@ def test_no_more_files_is_said(caplog: pytest.LogCaptureFixture, tmp_path: Path)
             watch.look()
             watch.look()
             assert not can_open_files()
-            assert signs_of_session(os.getpid()) == ()
+            assert signs_of_family(os.getpid()) == ()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         watch.look()

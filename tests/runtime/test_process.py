@@ -105,14 +105,22 @@ async def test_the_kernel_ends_a_child_with_us(setpriv: str, tmp_path: Path, mon
     assert output.of["stdout"] == b"9\n"
 
 
-async def test_a_child_has_its_own_session() -> None:
-    """Ctrl-C in our terminal does not reach the children before we have drained them."""
+@pytest.mark.parametrize("has_terminal", [True, False])
+async def test_a_child_has_its_own_group(monkeypatch: pytest.MonkeyPatch, *, has_terminal: bool) -> None:
+    """Ctrl-C in our terminal does not reach the children before we have drained them.
+
+    A session of its own it gets only from a terminal: elsewhere the kernel would schedule it apart from us for nothing.
+    """
+    monkeypatch.setattr(module, "has_terminal", lambda: has_terminal)
     output = Output()
 
-    process = Process(python("import os; print(os.getsid(0) == os.getpid())"), output)
+    process = Process(python("import os; print(os.getpgid(0) == os.getpid(), os.getsid(0))"), output)
     await process.wait()
 
-    assert output.of["stdout"] == b"True\n"
+    leads_group, session = output.of["stdout"].split()
+    assert leads_group == b"True"
+    assert (int(session) == process.pid) is has_terminal
+    assert (int(session) == os.getsid(0)) is not has_terminal
 
 
 async def test_nothing_is_left_open() -> None:
