@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from supervisor.proxy.heads import Fields, Headers
     from supervisor.proxy.lines import WholeLines
     from supervisor.proxy.loading_state import Joint
+    from supervisor.record.recording import Tap
 
 logger = logging.getLogger("supervisor.proxy")
 
@@ -47,6 +48,7 @@ class Exchange:
         "_lines",
         "_origin",
         "_recording",
+        "_tap",
         "_task",
         "_timer",
         "_up",
@@ -66,6 +68,8 @@ class Exchange:
         """The backend's error, where the stream that should carry it has begun."""
         self._has_end = False
         """Whether the last of the chunks has been passed on."""
+        self._tap: Tap | None = None
+        """Takes each piece of the answer, for the record."""
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         """Until the answer begins, where there is a limit to that."""
@@ -135,6 +139,7 @@ class Exchange:
             return False
         if self._recording is not None:
             self._recording.head_came(headers, is_stream=is_stream)
+            self._tap = self._record_first
         has_lines = is_stream and not is_compressed(fields)
         self._lines = self._answer.lines() if has_lines else None
         returned = response_headers(status, headers, fields, is_stream=is_stream)
@@ -152,18 +157,22 @@ class Exchange:
             self._complaint = (self._complaint + piece)[:REFUSAL_LIMIT]
             return
         if piece:
-            if self._recording is not None and (tap := self._recording.tap) is not None:
-                tap(piece)
+            if self._tap is not None:
+                self._tap(piece)
             self._client.write(piece)
         else:
             self._client.flush()
 
     def chunks_came(self, chunks: bytes, *, are_last: bool) -> None:
         self._origin.heard_at = monotonic()
-        if self._recording is not None and (tap := self._recording.tap) is not None:
-            tap(chunks)
+        if self._tap is not None:
+            self._tap(chunks)
         self._has_end = are_last
         self._client.write(chunks, are_chunks=True)
+
+    def _record_first(self, piece: bytes) -> None:
+        if self._recording is not None:
+            self._tap = self._recording.first_came(piece)
 
     def ended(self) -> None:
         if self._complaint is not None:
@@ -228,8 +237,8 @@ class Exchange:
     def _finish(self) -> None:
         self._close()
         rest = self._lines.rest() if self._lines is not None else b""
-        if rest and self._recording is not None and (tap := self._recording.tap) is not None:
-            tap(rest)
+        if rest and self._tap is not None:
+            self._tap(rest)
         if self._has_end:
             self._client.end()
         else:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from supervisor.errors import ModelFailed
 from supervisor.record.ended import Asked, Ended, ends_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from supervisor.errors import SupervisorError
     from supervisor.fleet.names import Target
     from supervisor.record.inflight import Headers, Watcher
 
+Tap = Callable[[bytes], object]
+"""Takes pieces of an answer."""
 LAST_PIECES = 8
 """Of an event stream, as long as it lasts."""
 WHOLE_BYTES = 256 * 1024
@@ -70,7 +73,6 @@ class Recording:
         "is_captured",
         "is_stream",
         "pieces",
-        "tap",
         "was_cancelled",
         "when",
     )
@@ -106,8 +108,6 @@ class Recording:
         self._sent_at: float | None = None
         self._first_at: float | None = None
         self._tail: deque[bytes] | None = None
-        self.tap: Callable[[bytes], object] | None = None
-        """Takes each piece of the model's answer."""
         self.pieces: list[bytes] = []
         self.is_stream = False
         self.encoding = b""
@@ -132,42 +132,39 @@ class Recording:
                 self.content_type = value
             elif name == b"content-encoding" and value != b"identity":
                 self.encoding = value
-        self.tap = self._first
 
     def failed(self, error: SupervisorError) -> None:
         """We answer with this error, or end the answer with it."""
         self._error = error
 
-    def _first(self, piece: bytes) -> None:
-        """The first piece tells how to go on: of most streams the last few are enough, of what is no text none are."""
+    def first_came(self, piece: bytes) -> Tap | None:
+        """The first piece of its answer's body; who takes those that follow, if anybody does.
+
+        Of most streams the last few are enough, of what is no text none are needed.
+        """
         self._first_at = time.monotonic()
-        self.pieces.append(piece)
         if self.is_stream and not self.is_captured and not self.encoding:
-            self._keep_last(LAST_PIECES).append(piece)
-        elif self.content_type is not None and self.content_type.startswith(_TEXTUAL):
-            self._limit = max(self._limit, WHOLE_BYTES)
-            self._size = len(piece)
-            self.tap = self._next
-        elif self.is_captured:
-            self._size = len(piece)
-            self.tap = self._next
-        else:
-            self.pieces.clear()
-            self.tap = None
-
-    def _next(self, piece: bytes) -> None:
-        self._size += len(piece)
-        if self._size <= self._limit:
             self.pieces.append(piece)
-            return
-        self.is_captured = False
-        del self.pieces[1:]
-        self._keep_last(2).append(piece)
+            self._tail = deque((piece,), LAST_PIECES)
+            return self._tail.append
+        if self.content_type is not None and self.content_type.startswith(_TEXTUAL):
+            self._limit = max(self._limit, WHOLE_BYTES)
+        elif not self.is_captured:
+            return None
+        self.pieces.append(piece)
+        self._size = len(piece)
+        return self._next_came
 
-    def _keep_last(self, count: int) -> deque[bytes]:
-        self._tail = last = deque[bytes](maxlen=count)
-        self.tap = last.append
-        return last
+    def _next_came(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._tail is not None:
+            self._tail.append(piece)
+        elif self._size <= self._limit:
+            self.pieces.append(piece)
+        else:
+            self.is_captured = False
+            del self.pieces[1:]
+            self._tail = deque((piece,), 2)
 
     # What the client tells.
 
@@ -176,7 +173,6 @@ class Recording:
             self._others.client_began()
 
     def client_ended(self) -> None:
-        self.tap = None
         self._done(self._ended())
         self._client.recording = None  # else the two would hold each other until they are found to be garbage
         if self._others is not None:

@@ -29,7 +29,7 @@ from supervisor.record.store import Store
 from tests.proxy.conftest import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from supervisor.proxy.heads import Headers
     from supervisor.record.rows import Row
@@ -79,9 +79,12 @@ def recorded(headers: Headers, pieces: Sequence[bytes], *, most_captured: int = 
     recording.sent()
     recording.head_came(headers, is_stream=is_stream)
     client.begin(200, headers)
-    for piece in pieces:
-        if recording.tap is not None:
-            recording.tap(piece)
+    tap: Callable[[bytes], object] | None = None
+    for number, piece in enumerate(pieces):
+        if number == 0:
+            tap = recording.first_came(piece)
+        elif tap is not None:
+            tap(piece)
         client.write(piece)
     client.finish()
     (ended,) = done
