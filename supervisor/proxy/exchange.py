@@ -138,7 +138,7 @@ class Exchange:
             self._complaint = b""
             return False
         if self._recording is not None:
-            self._recording.head_came(headers, is_stream=is_stream)
+            self._recording.head_came(fields, is_stream=is_stream)
             self._tap = self._record_first
         has_lines = is_stream and not is_compressed(fields)
         self._lines = self._answer.lines() if has_lines else None

@@ -77,7 +77,7 @@ class Activity:
         priorities: Mapping[str, int] | None = None,
         store: Store | None = None,
     ) -> None:
-        self._session_headers = frozenset(name.lower().encode() for name in server.session_id_headers)
+        self._session_headers = [name.lower().encode() for name in server.session_id_headers]
         self._priorities = priorities or {}
         self._bus = bus
         self._metrics = metrics
@@ -100,7 +100,7 @@ class Activity:
 
     def adopt(self, config: Config) -> None:
         """Let what another config says of sessions and priorities hold for rows to come."""
-        self._session_headers = frozenset(name.lower().encode() for name in config.server.session_id_headers)
+        self._session_headers = [name.lower().encode() for name in config.server.session_id_headers]
         self._priorities = config.priorities
 
     def __enter__(self) -> Self:

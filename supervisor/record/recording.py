@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from supervisor.errors import ModelFailed
 from supervisor.record.ended import Asked, Ended, ends_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Sequence
 
     from supervisor.errors import SupervisorError
     from supervisor.fleet.names import Target
     from supervisor.record.inflight import Headers, Watcher
 
+Fields = Mapping[bytes, bytes]
+"""The first value of each header, by its name in lower case."""
 Tap = Callable[[bytes], object]
 """Takes pieces of an answer."""
 LAST_PIECES = 8
@@ -41,6 +43,8 @@ class Client(Protocol):
     def key_name(self) -> str: ...
     @property
     def headers(self) -> Headers: ...
+    @property
+    def fields(self) -> Fields: ...
     @property
     def answer_headers(self) -> Headers: ...
     @property
@@ -85,13 +89,13 @@ class Recording:
         path: str,
         body: bytes | None,
         most_captured: int,
-        session_headers: Collection[bytes],
+        session_headers: Sequence[bytes],
         done: Callable[[Ended], None],
     ) -> None:
         """`target` is None where nothing is called by that name; `body` is what the model's server gets.
 
         `most_captured` are the bytes of the answer that are kept to be looked at; `session_headers` the names, in lower
-        case, that tell a request's session.
+        case, of which the first that is there tells a request's session.
         """
         self._client = client
         self._name = name
@@ -124,14 +128,12 @@ class Recording:
         """The request is on its way to the model's server."""
         self._sent_at = time.monotonic()
 
-    def head_came(self, headers: Headers, *, is_stream: bool) -> None:
+    def head_came(self, fields: Fields, *, is_stream: bool) -> None:
         """The model's server answers."""
         self.is_stream = is_stream
-        for name, value in headers:
-            if name == b"content-type":
-                self.content_type = value
-            elif name == b"content-encoding" and value != b"identity":
-                self.encoding = value
+        self.content_type = fields.get(b"content-type")
+        encoding = fields.get(b"content-encoding", b"")
+        self.encoding = b"" if encoding == b"identity" else encoding
 
     def failed(self, error: SupervisorError) -> None:
         """We answer with this error, or end the answer with it."""
@@ -184,7 +186,7 @@ class Recording:
             pieces = ends_of(pieces[0], tail) if self.is_stream else [pieces[0], b"".join(tail)]
         content_type = self.content_type
         if content_type is None:  # an answer of our own
-            content_type = _first_of(client.answer_headers, (b"content-type",))
+            content_type = next((value for name, value in client.answer_headers if name == b"content-type"), b"")
         return Ended(
             self.when,
             self.began_at,
@@ -199,7 +201,7 @@ class Recording:
             content_type,
             client.request_id,
             client.key_name,
-            _first_of(client.headers, self._session_headers) if self._session_headers else b"",
+            self._session(),
             _cause_of(self._error) if self._error is not None else "",
             self._why_not_whole(),
             self.is_stream,
@@ -208,6 +210,13 @@ class Recording:
             pieces,
             Asked(client.headers, self._body, client.answer_headers) if self.is_captured else None,
         )
+
+    def _session(self) -> bytes:
+        fields = self._client.fields
+        for name in self._session_headers:
+            if name in fields:
+                return fields[name]
+        return b""
 
     def _why_not_whole(self) -> str:
         if self.was_cancelled:
@@ -219,10 +228,3 @@ class Recording:
 
 def _cause_of(error: SupervisorError) -> str:
     return error.failure.cause if isinstance(error, ModelFailed) else error.code
-
-
-def _first_of(headers: Headers, names: Collection[bytes]) -> bytes:
-    for name, value in headers:
-        if name in names:
-            return value
-    return b""

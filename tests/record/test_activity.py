@@ -56,13 +56,13 @@ class SlowStore(Store):
         return super().add(rows)
 
 
-def client_of() -> Client:
+def client_of(headers: Headers | None = None) -> Client:
     transport: Any = Wire()
     client = Client(
         transport,
         "POST",
         (CHAT, CHAT.encode(), b""),
-        [(b"x-session-id", b"s1")],
+        headers or [(b"x-session-id", b"s1")],
         version="1.1",
         address=("192.0.2.7", 5),
         ended=lambda: None,
@@ -77,7 +77,7 @@ def recorded(headers: Headers, pieces: Sequence[bytes], *, most_captured: int = 
     client = client_of()
     recording = Recording(client, "", TARGET, CHAT, b"asked", most_captured, (), done.append)
     recording.sent()
-    recording.head_came(headers, is_stream=is_stream)
+    recording.head_came(dict(headers), is_stream=is_stream)
     client.begin(200, headers)
     tap: Callable[[bytes], object] | None = None
     for number, piece in enumerate(pieces):
@@ -264,7 +264,7 @@ async def test_an_error_in_a_stream() -> None:
     """A stream that ends with our error has its status and the error's words."""
     done: list[Ended] = []
     client = client_of()
-    recording = Recording(client, "", TARGET, CHAT, None, 0, {b"x-session-id"}, done.append)
+    recording = Recording(client, "", TARGET, CHAT, None, 0, (b"x-mine", b"x-session-id"), done.append)
     client.begin(200, EVENTS)
     recording.failed(UpstreamUnreachable("it went away"))
     client.finish(b"data: {}\n\n")
@@ -272,6 +272,20 @@ async def test_an_error_in_a_stream() -> None:
 
     assert (row.resp_status_code, row.error_msg, row.cause) == (200, "it went away", UpstreamUnreachable.code)
     assert row.session_id == "s1"
+
+
+@pytest.mark.parametrize(
+    ("names", "session"), [((b"x-mine", b"x-session-id"), b"a"), ((b"x-session-id", b"x-mine"), b"b"), ((), b"")]
+)
+async def test_the_first_name_of_a_session_counts(names: tuple[bytes, ...], session: bytes) -> None:
+    """In the order in which the owner gave them, whichever order the client sends them in."""
+    done: list[Ended] = []
+    client = client_of([(b"x-session-id", b"b"), (b"x-mine", b"a")])
+    Recording(client, "", TARGET, CHAT, None, 0, names, done.append)
+    client.begin(200, EVENTS)
+    client.finish()
+
+    assert done[0].session == session
 
 
 async def test_too_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
