@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,21 @@ class Terminal:
         eventually(lambda: self.shows(words) and "\n" in self.text.partition(words)[2])
         return self.text.partition(words)[2].split()[0]
 
+    def end(self) -> None:
+        """Leave nothing of its session behind, which is nothing but it where all is well."""
+        for path in Path("/proc").iterdir():
+            if path.name.isdecimal() and _session_of(int(path.name)) == self.leader.pid:
+                os.kill(int(path.name), signal.SIGKILL)
+        self.leader.wait()
+        os.close(self.keyboard)
+
+
+def _session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
+
 
 @pytest.fixture(params=["by a shell", "by itself"])
 def terminal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Terminal]:
@@ -76,9 +92,7 @@ def terminal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Termina
     try:
         yield terminal
     finally:
-        terminal.leader.kill()
-        terminal.leader.wait()
-        os.close(terminal.keyboard)
+        terminal.end()
 
 
 def test_a_model_that_asks_at_the_terminal_fails_at_once(terminal: Terminal) -> None:
