@@ -175,7 +175,7 @@ def running_service(
         finally:
             process.stdout.close()
             log.close()
-    eventually(lambda: not any(map(alive, seen)), within=5.0)
+    eventually(lambda: not any(map(alive, seen)))
     if process.returncode == 0:
         assert list(runtime.iterdir()) == []
 

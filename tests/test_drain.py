@@ -308,7 +308,7 @@ def test_a_third_signal_does_not_even_wait_for_the_dead(start: Callable[..., Run
     service.process.send_signal(signal.SIGTERM)
 
     assert service.process.wait(SOON) == 1
-    eventually(lambda: not any(map(alive, children)), within=3.0)
+    eventually(lambda: not any(map(alive, children)))
 
 
 def test_a_second_signal_cuts_every_connection(start: Callable[..., RunningService]) -> None:

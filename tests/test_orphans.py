@@ -78,7 +78,7 @@ def test_what_left_the_group_of_a_model_ends_with_it(
     else:
         assert service.stop() == 0
         assert not alive(away)
-    eventually(lambda: not alive(server) and not alive(away), within=5.0)
+    eventually(lambda: not alive(server) and not alive(away))
     eventually(lambda: f"ended pid {away}, which pid {server} had left behind" in log(service))
 
 

@@ -128,7 +128,7 @@ def test_what_a_server_started_itself_ends_too(start: Callable[..., RunningServi
         waiting.result()
 
     assert code == 0
-    eventually(lambda: not alive(grandchild), within=2.0)
+    eventually(lambda: not alive(grandchild))
 
 
 def test_killed_with_a_model_ready(start: Callable[..., RunningService], tiny: Path, binary: Path) -> None:
@@ -138,7 +138,7 @@ def test_killed_with_a_model_ready(start: Callable[..., RunningService], tiny: P
     pid = service.pid("text")
     service.process.kill()
 
-    eventually(lambda: not alive(pid), within=3.0)
+    eventually(lambda: not alive(pid))
 
 
 def test_killed_while_answering(start: Callable[..., RunningService], tiny: Path) -> None:
@@ -150,7 +150,7 @@ def test_killed_while_answering(start: Callable[..., RunningService], tiny: Path
         with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
             list(pieces)
 
-    eventually(lambda: not alive(pid), within=3.0)
+    eventually(lambda: not alive(pid))
 
 
 def test_killed_while_loading(start: Callable[..., RunningService], tiny: Path, binary: Path) -> None:
@@ -165,7 +165,7 @@ def test_killed_while_loading(start: Callable[..., RunningService], tiny: Path, 
     assert service.model("large")["state"] == "loading"
     service.process.kill()
 
-    eventually(lambda: not alive(pid), within=3.0)
+    eventually(lambda: not alive(pid))
 
 
 # How it does not begin.
@@ -305,4 +305,4 @@ def test_the_server_behind_a_wrapper_dies_with_a_killed_service(
 
     service.process.kill()
 
-    eventually(lambda: not alive(server), within=3.0)
+    eventually(lambda: not alive(server))

@@ -307,7 +307,7 @@ def test_an_unload_ends_a_load(start: Callable[..., RunningService], tmp_path: P
 
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "model_unloaded"
-    eventually(lambda: not alive(pid), within=2.0)
+    eventually(lambda: not alive(pid))
     eventually(lambda: service.model("slow")["state"] == "cold")
 
 

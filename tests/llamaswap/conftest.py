@@ -241,7 +241,7 @@ def _end(swap: Swap) -> None:
     swap.threads.shutdown()
     pids = [entry.get("child", entry["pid"]) for entry in swap.journal() if entry["event"] in {"start", "grandchild"}]
     try:
-        eventually(lambda: not any(map(alive, pids)), within=5.0)
+        eventually(lambda: not any(map(alive, pids)))
     finally:
         for pid in filter(alive, pids):
             os.kill(pid, signal.SIGKILL)
