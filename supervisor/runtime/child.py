@@ -24,7 +24,7 @@ from supervisor.runtime.marks import MARK
 from supervisor.runtime.oom import oom_kills
 from supervisor.runtime.ports import stranger_at
 from supervisor.runtime.process import Process, run_to_end
-from supervisor.runtime.vitals import signs_of_family, signs_of_life
+from supervisor.runtime.vitals import signs_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -204,11 +204,11 @@ class Child:
     async def _watch_load(self, process: Process) -> None:
         """Give a start up that shows no sign of life for the load timeout, or has had its whole time."""
         started = since = time.monotonic()
-        signs_of = signs_of_life if self.command.speaks_protocol else signs_of_family
-        seen = (self._activity, signs_of(process.pid))
+        is_wrapper = not self.command.speaks_protocol
+        seen = (self._activity, await signs_of(process.pid, is_wrapper=is_wrapper))
         while True:
             await anyio.sleep(min(HEARTBEAT, self._load_timeout / 4))
-            now, signs = time.monotonic(), (self._activity, signs_of(process.pid))
+            now, signs = time.monotonic(), (self._activity, await signs_of(process.pid, is_wrapper=is_wrapper))
             if signs != seen:
                 seen, since = signs, now
             if self.is_ready:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from supervisor.runtime.vitals import signs_of_family, signs_of_life
+from supervisor.runtime.vitals import signs_of
 
 if TYPE_CHECKING:
     from supervisor.runtime.live import LiveRun
@@ -26,12 +26,16 @@ WORKING = 0.02
 
 async def watch_for_stalls(live: LiveRun) -> None:
     """Give the child up once it has owed an answer for `stall_timeout` without a byte; runs until cancelled."""
-    alive_at, worked = time.monotonic(), _work(live)
+    alive_at, worked = time.monotonic(), math.inf
     while True:
         before = time.monotonic()
-        limit = math.inf if live.model.stall_timeout is None else live.model.stall_timeout  # a reload may change it
+        limit = live.model.stall_timeout  # a reload may change it
+        if limit is None:
+            await anyio.sleep(LONGEST_PAUSE)
+            alive_at = time.monotonic()
+            continue
         await anyio.sleep(min(limit / LOOKS, LONGEST_PAUSE))
-        now, work = time.monotonic(), _work(live)
+        now, work = time.monotonic(), await _work(live)
         if not live.awaited or work - worked > WORKING * (now - before):
             alive_at = now
         elif now - max(alive_at, live.heard_at) >= limit and live.child is not None:
@@ -40,9 +44,9 @@ async def watch_for_stalls(live: LiveRun) -> None:
         worked = work
 
 
-def _work(live: LiveRun) -> float:
+async def _work(live: LiveRun) -> float:
     """Seconds of processor time the child has used."""
     if live.pid is None or live.child is None:
         return 0.0
-    signs = signs_of_life(live.pid) if live.child.command.speaks_protocol else signs_of_family(live.pid)
+    signs = await signs_of(live.pid, is_wrapper=not live.child.command.speaks_protocol)
     return sum(signs[:2]) / os.sysconf("SC_CLK_TCK")
