@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from supervisor.fleet.actions import Action, Grant
 from supervisor.fleet.constraints import evicted_by
+from supervisor.fleet.placing import best, placements
 from supervisor.fleet.queue import CLOSEST
-from supervisor.fleet.room import Room, best, expected_limits, limits, placements, takes
+from supervisor.fleet.room import Room, expected_limits, limits, takes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

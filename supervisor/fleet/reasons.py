@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from supervisor.fleet.actions import Action
     from supervisor.fleet.books import Habit
     from supervisor.fleet.events import Event
-    from supervisor.fleet.room import Placement, Room
+    from supervisor.fleet.placing import Placement
+    from supervisor.fleet.room import Room
     from supervisor.fleet.values import Fleet, Run
     from supervisor.fleet.victims import Eviction
 

@@ -25,9 +25,10 @@ from supervisor.fleet.events import (
     UnloadAsked,
 )
 from supervisor.fleet.memory import Measured, Source
+from supervisor.fleet.placing import placements
 from supervisor.fleet.reconfigured import ranked, reconfigured
 from supervisor.fleet.refusals import refusal_of_one_more
-from supervisor.fleet.room import Room, limits, placements
+from supervisor.fleet.room import Room, limits
 from supervisor.fleet.values import Fleet, Phase, Reason, Run
 from supervisor.fleet.victims import movable
 

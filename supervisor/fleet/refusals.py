@@ -12,8 +12,9 @@ from supervisor.fleet import reasons
 from supervisor.fleet.actions import Action, Refuse
 from supervisor.fleet.breaker import refusal
 from supervisor.fleet.constraints import evicted_by
+from supervisor.fleet.placing import best, placements
 from supervisor.fleet.queue import CLOSEST, Queue, Ticket
-from supervisor.fleet.room import Room, best, limits, placements
+from supervisor.fleet.room import Room, limits
 from supervisor.fleet.waiting import expected_wait
 
 if TYPE_CHECKING:

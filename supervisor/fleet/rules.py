@@ -13,7 +13,8 @@ from supervisor.fleet.books import LOOK_EVERY, STALE_SECONDS
 from supervisor.fleet.breaker import refusal
 from supervisor.fleet.constraints import may_start, outlook
 from supervisor.fleet.grants import grant, on_hand
-from supervisor.fleet.room import Room, best, expected_limits, limits, placements
+from supervisor.fleet.placing import best, placements
+from supervisor.fleet.room import Room, expected_limits, limits
 from supervisor.fleet.values import PLACES, Fleet, Phase, Reason, Run, RunId
 from supervisor.fleet.victims import choose
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from supervisor.fleet.books import FIRST_GUESS
 from supervisor.fleet.constraints import LOOKAHEAD
 from supervisor.fleet.memory import Footprint
-from supervisor.fleet.room import Placement, Room, best, expected_limits, holds, limits, placements, takes
+from supervisor.fleet.placing import Placement, best, placements
+from supervisor.fleet.room import Room, expected_limits, holds, limits, takes
 from supervisor.fleet.staying import Busy
 from supervisor.fleet.values import PLACES, Phase
 

@@ -17,8 +17,9 @@ from supervisor.errors import CannotFit, Failure
 from supervisor.fleet.actions import Load, Look, Spawn
 from supervisor.fleet.events import Exited, Observed
 from supervisor.fleet.memory import HOST, Device, Footprint, Measured, Reading, Source, sum_of
+from supervisor.fleet.placing import placements
 from supervisor.fleet.planner import decide
-from supervisor.fleet.room import Room, expected_limits, limits, placements, takes
+from supervisor.fleet.room import Room, expected_limits, limits, takes
 from supervisor.fleet.values import Fleet, Reason, Run
 from tests.fleet import test_properties
 from tests.fleet.scene import config_of
