@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from supervisor.config.values import Spread
 from supervisor.fleet.memory import HOST, Footprint, Source
 from supervisor.fleet.room import Room
+from supervisor.fleet.same import Same
 from supervisor.fleet.values import PLACES
 
 if TYPE_CHECKING:
@@ -42,12 +44,35 @@ ANYWHERE = Placement(Footprint())
 """Where nothing is counted."""
 
 
-def placements(fleet: Fleet, model: Model, within: Amounts) -> tuple[Placement, ...]:
-    """The ways to place it, best first as long as nobody is in the way."""
-    footprint = fleet.books.footprints.get(model.id)
+class Ways:
+    """The ways to place models within these limits. They are worked out once for the same footprints and limits."""
+
+    def __init__(self, fleet: Fleet, within: Amounts) -> None:
+        self._fleet = fleet
+        self._within = within
+        self._footprints = fleet.books.footprints
+        self._known = _known(Same(fleet.config, self._footprints), tuple(within.items()))
+
+    def of(self, name: str) -> tuple[Placement, ...]:
+        """Best first as long as nobody is in the way."""
+        known = self._known.get(name)
+        if known is not None:
+            return known
+        footprint = self._footprints.get(name)
+        if footprint is None:  # what is left beside others changes with them
+            return (_unknown(self._fleet, self._within),)
+        self._known[name] = found = _placements(self._fleet.config.models[name], footprint, self._within)
+        return found
+
+
+@lru_cache(maxsize=8)
+def _known(_: Same, __: tuple[tuple[str, int], ...]) -> dict[str, tuple[Placement, ...]]:
+    """What has been worked out for these."""
+    return {}
+
+
+def _placements(model: Model, footprint: Footprint, within: Amounts) -> tuple[Placement, ...]:
     gpus = [name for name in within if name not in {PLACES, HOST}]
-    if footprint is None:
-        return (_unknown(fleet, within),)
     wanted = sum(amount for name, amount in footprint.amounts.items() if name in gpus)
     if model.cmd or not wanted or PLACED_BY_HAND & model.options.keys():
         return (Placement(footprint),)
@@ -90,7 +115,7 @@ def _spilled(footprint: Footprint, gpus: list[DeviceId], wanted: int, within: Am
 
 def best(fleet: Fleet, room: Room, options: Iterable[Placement]) -> Placement | None:
     """The placement that fits: on the device it fills best, or on the emptiest; on one device before several."""
-    fitting = [option for option in options if not room.lacks(option.footprint)]
+    fitting = [option for option in options if room.fits(option.footprint)]
     whole = [option for option in fitting if option.devices]
     if not whole:
         return fitting[0] if fitting else None

@@ -23,7 +23,7 @@ class Room:
     def __init__(self, limits: Amounts, holders: Iterable[Footprint] = ()) -> None:
         self.limits = limits
         self._free = dict(limits)
-        self._files: dict[str, list[int]] = {}
+        self._files: dict[str, tuple[int, ...]] = {}
         for holder in holders:
             self.take(holder)
 
@@ -31,7 +31,7 @@ class Room:
         """The same as it is now, whatever becomes of this one."""
         room = Room(self.limits)
         room._free = dict(self._free)
-        room._files = {file: list(sizes) for file, sizes in self._files.items()}
+        room._files = dict(self._files)
         return room
 
     def free(self, name: str) -> int | None:
@@ -42,11 +42,23 @@ class Room:
         """By how much more of each resource is taken than there is."""
         return {name: -free for name, free in self._free.items() if free < 0}
 
+    def fits(self, footprint: Footprint) -> bool:
+        """Whether it lacks nothing."""
+        free = self._free
+        if free.get(PLACES, 1) < 1:
+            return False
+        for name, amount in footprint.amounts.items():
+            if amount and amount > free.get(name, amount):
+                return False
+        if not footprint.shared or HOST not in free:
+            return True
+        needed = footprint.amounts.get(HOST, 0) + self._new_of(footprint.shared)
+        return not needed or needed <= free[HOST]
+
     def lacks(self, footprint: Footprint) -> dict[str, int]:
         """By how much each resource is too small; empty: it fits."""
         free = self._free
-        needed = self.need(footprint).items() if footprint.shared or PLACES in free else footprint.amounts.items()
-        return {name: amount - free[name] for name, amount in needed if amount and amount > free.get(name, amount)}
+        return {name: amount - free[name] for name, amount in self.need(footprint).items() if amount > free[name]}
 
     def need(self, footprint: Footprint) -> dict[str, int]:
         """What it would take of everything that has a limit."""
@@ -59,12 +71,12 @@ class Room:
         """One more lives here."""
         self._count(footprint, 1)
         for file, size in footprint.shared.items():
-            self._files.setdefault(file, []).append(size)
+            self._files[file] = (*self._files.get(file, ()), size)
 
     def give_back(self, footprint: Footprint) -> None:
         """One that lived here is gone."""
         for file, size in footprint.shared.items():
-            self._files[file].remove(size)
+            self._files[file] = _less_one(self._files[file], size)
         self._count(footprint, -1)
 
     def _count(self, footprint: Footprint, sign: int) -> None:
@@ -81,7 +93,11 @@ class Room:
     def _new_of(self, files: Mapping[str, int]) -> int:
         """How much of them nobody has mapped yet."""
         mapped = self._files
-        return sum(max(0, size - max(mapped[file])) if mapped.get(file) else size for file, size in files.items())
+        new = 0
+        for file, size in files.items():
+            held = mapped.get(file)
+            new += max(0, size - max(held)) if held else size
+        return new
 
     def hold(self, footprint: Footprint) -> None:
         """Keep others from what it lacks, until it can take it."""
@@ -95,6 +111,11 @@ class Room:
             self._free[name] - amount for name, amount in self.need(footprint).items() if name not in {PLACES, HOST}
         )
         return min(left, default=inf)
+
+
+def _less_one(sizes: tuple[int, ...], size: int) -> tuple[int, ...]:
+    place = sizes.index(size)
+    return sizes[:place] + sizes[place + 1 :]
 
 
 def takes(footprint: Footprint) -> set[str]:
@@ -137,7 +158,9 @@ def _in_reading(runs: Iterable[Run], held: Mapping[int, Mapping[DeviceId, int]],
     total: dict[DeviceId, int] = {}
     for run in runs:
         was_ready = run.ready_at is not None and run.ready_at <= at
-        known = {**(run.footprint.amounts if was_ready else {}), **held.get(run.id, {})}
+        known = run.footprint.amounts if was_ready else {}
+        if run.id in held:
+            known = {**known, **held[run.id]}
         for name, amount in known.items():
             total[name] = total.get(name, 0) + amount
     return total

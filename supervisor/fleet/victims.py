@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain, combinations
 from math import inf
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from supervisor.fleet.books import FIRST_GUESS
 from supervisor.fleet.constraints import LOOKAHEAD
 from supervisor.fleet.memory import Footprint
-from supervisor.fleet.placing import Placement, best, placements
+from supervisor.fleet.placing import Placement, Ways, best
 from supervisor.fleet.room import Room, expected_limits, holds, limits, takes
 from supervisor.fleet.staying import Busy
 from supervisor.fleet.values import PLACES, Phase
@@ -40,32 +41,35 @@ class Eviction:
     """What there was for it before, once all had come who come first."""
 
 
-def choose(fleet: Fleet, coming: Sequence[str], marked: Set[RunId], now: float) -> tuple[Eviction, ...]:
-    """Who leaves for those who come, in their order; each finds what those before it leave.
+def choose(
+    fleet: Fleet, staying: Iterable[Run], coming: Sequence[str], *, marked: Set[RunId], now: float
+) -> tuple[Eviction, ...]:
+    """Who of these leaves for those who come, in their order; each finds what those before it leave.
 
     `marked` are the runs that were told to leave before: they go first, for their requests wait already.
     """
-    return _Choice(fleet, marked, now).of(coming)
+    return _Choice(fleet, staying, marked, now).of(coming)
 
 
 class _Choice:
     """The house as it will be once everybody has left who was chosen, and everybody has come for whom they leave."""
 
-    def __init__(self, fleet: Fleet, marked: Set[RunId], now: float) -> None:
+    def __init__(self, fleet: Fleet, staying: Iterable[Run], marked: Set[RunId], now: float) -> None:
         self._fleet = fleet
         self._marked = marked
         self._now = now
         self._losses = losses(fleet, now)
-        self._within = expected_limits(fleet, now)
-        self._staying = sorted((run for run in fleet.runs if not run.is_leaving), key=self._turn)
+        within = expected_limits(fleet, now)
+        self._ways = Ways(fleet, within)
+        self._staying = sorted(staying, key=self._turn)
         self._movable = movable(fleet, self._staying)
         self._busy = Busy(fleet, self._staying)
-        self._room = Room(self._within, (run.footprint for run in self._staying))
+        self._room = Room(within, (run.footprint for run in self._staying))
 
     def of(self, coming: Sequence[str]) -> tuple[Eviction, ...]:
         found = [*self._relief()]
         for name in coming[:LOOKAHEAD]:
-            options = placements(self._fleet, self._fleet.config.models[name], self._within)
+            options = self._ways.of(name)
             placed = best(self._fleet, self._room, options)
             if placed is None and (eviction := self._cheapest(name, options)):
                 found.append(eviction)
@@ -124,11 +128,15 @@ class _Choice:
 
     def _enough(self, footprint: Footprint, order: Sequence[Run]) -> Iterator[tuple[Run, ...]]:
         """All choices that make room, less those that hold another one: they only cost more."""
-        found: list[set[RunId]] = []
-        for victims in chain.from_iterable(combinations(order, count) for count in range(1, len(order) + 1)):
-            ids = {run.id for run in victims}
-            if not any(other <= ids for other in found) and self._is_enough(victims, footprint):
-                found.append(ids)
+        if not self._is_enough(order, footprint):
+            return
+        found: list[int] = []
+        for mask, places in _choices(len(order)):
+            if any(mask & other == other for other in found):
+                continue
+            victims = tuple(order[place] for place in places)
+            if self._is_enough(victims, footprint):
+                found.append(mask)
                 yield victims
 
     def _several(self, footprint: Footprint, order: Sequence[Run]) -> tuple[Run, ...]:
@@ -137,16 +145,16 @@ class _Choice:
         for run in order:
             chosen.append(run)
             self._room.give_back(run.footprint)
-            if is_enough := not self._room.lacks(footprint):
+            if is_enough := self._room.fits(footprint):
                 break
         else:
             is_enough = False
         for run in chosen[-2::-1] if is_enough else ():
             self._room.take(run.footprint)
-            if self._room.lacks(footprint):
-                self._room.give_back(run.footprint)
-            else:
+            if self._room.fits(footprint):
                 chosen.remove(run)
+            else:
+                self._room.give_back(run.footprint)
         for run in chosen:
             self._room.take(run.footprint)
         return tuple(chosen) if is_enough else ()
@@ -154,10 +162,10 @@ class _Choice:
     def _is_enough(self, victims: Sequence[Run], footprint: Footprint) -> bool:
         for run in victims:
             self._room.give_back(run.footprint)
-        lacking = self._room.lacks(footprint)
+        is_enough = self._room.fits(footprint)
         for run in victims:
             self._room.take(run.footprint)
-        return not lacking
+        return is_enough
 
     def _turn(self, run: Run) -> tuple[bool, bool, float, float, int]:
         """Idle before busy, those that were told to leave before others, then what costs least."""
@@ -171,6 +179,13 @@ class _Choice:
         busy = sum(run.leases > 0 for run in victims)
         lost = sum(self._losses[run.id] for run in victims if run.id not in self._marked)
         return busy, lost, len(victims), max((run.used_at for run in victims), default=0.0)
+
+
+@cache
+def _choices(count: int) -> Sequence[tuple[int, tuple[int, ...]]]:
+    """All choices of so many, first those of one: as bits, and as places."""
+    each = (combinations(range(count), chosen) for chosen in range(1, count + 1))
+    return [(sum(1 << place for place in places), places) for places in chain.from_iterable(each)]
 
 
 def losses(fleet: Fleet, now: float) -> Mapping[RunId, float]:
