@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain, combinations
+from itertools import chain, combinations, islice
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from supervisor.fleet.staying import Busy
 from supervisor.fleet.values import PLACES, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
     from supervisor.fleet.values import Fleet, Run, RunId
 
@@ -63,6 +63,7 @@ class _Choice:
         self._ways = Ways(fleet, within)
         self._staying = sorted(staying, key=self._turn)
         self._movable = movable(fleet, self._staying)
+        self._gone: set[RunId] = set()
         self._busy = Busy(fleet, self._staying)
         self._room = Room(within, (run.footprint for run in self._staying))
 
@@ -96,33 +97,37 @@ class _Choice:
             yield Eviction("", Placement(Footprint()), tuple(victims), before)
 
     def _let_go(self, victims: Iterable[Run]) -> None:
-        gone = {victim.id for victim in victims}
-        self._movable = [each for each in self._movable if each[1].id not in gone]
         for victim in victims:
+            self._gone.add(victim.id)
             self._room.give_back(victim.footprint)
 
     def _cheapest(self, name: str, options: Sequence[Placement]) -> Eviction | None:
-        spared = {run.id for run in self._busy.going_on(name, self._now)}
+        spared = (run.id for run in self._busy.going_on(name, self._now))
         own = self._fleet.queue.places[name]
-        order = [run for place, run in self._movable if place >= own and run.id not in spared]
+        left_out = {*spared, *self._gone}
+
+        def order() -> Iterator[Run]:
+            return (run for place, run in self._movable if place >= own and run.id not in left_out)
+
         found = [(option, victims) for option in options if (victims := self._fewest(option.footprint, order))]
         if not found:
             return None
         option, victims = min(found, key=lambda each: self._price(each[1]))
         return Eviction(name, option, victims, self._room.copy())
 
-    def _fewest(self, footprint: Footprint, order: Sequence[Run]) -> tuple[Run, ...]:
+    def _fewest(self, footprint: Footprint, order: Callable[[], Iterator[Run]]) -> tuple[Run, ...]:
         """Victims none of which can stay; nobody where it would be no use.
 
         Of a few runs all choices are weighed; of many, several of the cheapest or one that is enough by itself.
         """
-        if len(order) <= WEIGHED:
-            return min(self._enough(footprint, order), key=self._price, default=())
-        several = self._several(footprint, order)
+        few = [*islice(order(), WEIGHED + 1)]
+        if len(few) <= WEIGHED:
+            return min(self._enough(footprint, few), key=self._price, default=())
+        several = self._several(footprint, order())
         if len(several) < 2:
             return several
-        lacking = self._room.lacks(footprint).items()
-        large = (run for run in order if all(holds(run.footprint, name) >= amount for name, amount in lacking))
+        lacking = self._room.lacks(footprint)
+        large = (run for run in order() if all(holds(run.footprint, name) >= lacking[name] for name in lacking))
         single = next((run for run in large if self._is_enough([run], footprint)), None)
         return several if single is None else min(several, (single,), key=self._price)
 
@@ -139,7 +144,7 @@ class _Choice:
                 found.append(mask)
                 yield victims
 
-    def _several(self, footprint: Footprint, order: Sequence[Run]) -> tuple[Run, ...]:
+    def _several(self, footprint: Footprint, order: Iterable[Run]) -> tuple[Run, ...]:
         """From the cheapest on until there is room, less those who could have stayed, the dearest first."""
         chosen: list[Run] = []
         for run in order:
