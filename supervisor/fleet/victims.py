@@ -135,11 +135,17 @@ class _Choice:
         """All choices that make room, less those that hold another one: they only cost more."""
         if not self._is_enough(order, footprint):
             return
+        rest: list[Run] = []
+        for run in order:
+            if self._is_enough([run], footprint):
+                yield (run,)
+            else:
+                rest.append(run)
         found: list[int] = []
-        for mask, places in _choices(len(order)):
+        for mask, places in _choices(len(rest)):
             if any(mask & other == other for other in found):
                 continue
-            victims = tuple(order[place] for place in places)
+            victims = tuple(rest[place] for place in places)
             if self._is_enough(victims, footprint):
                 found.append(mask)
                 yield victims
@@ -188,8 +194,8 @@ class _Choice:
 
 @cache
 def _choices(count: int) -> Sequence[tuple[int, tuple[int, ...]]]:
-    """All choices of so many, first those of one: as bits, and as places."""
-    each = (combinations(range(count), chosen) for chosen in range(1, count + 1))
+    """All choices of several of so many, first those of two: as bits, and as places."""
+    each = (combinations(range(count), chosen) for chosen in range(2, count + 1))
     return [(sum(1 << place for place in places), places) for places in chain.from_iterable(each)]
 
 
