@@ -90,9 +90,11 @@ class _Never:
         self._limits = limits(fleet, now, by_reading=False)
         pinned = [run for run in fleet.runs if run.model.pinned]
         self._pinned = [run for run in pinned if not run.is_leaving]
-        held = (value for run in pinned for value in (run.model, run.footprint))
-        same = Same(fleet.config, fleet.books.footprints, *held)
-        self._known = _known(same, tuple(run.id for run in self._pinned), tuple(self._limits.items()))
+        self._known = _known(
+            Same(fleet.config, fleet.books.footprints),
+            tuple((run.id, run.is_leaving) for run in pinned),
+            tuple(self._limits.items()),
+        )
 
     def error(self, name: str) -> CannotFit | None:
         """Why, if it is one of them. Whether it is one is asked at every step, of all that are waited for."""
@@ -124,7 +126,7 @@ class _Never:
 
 
 @lru_cache(maxsize=4)
-def _known(_: Same, __: tuple[RunId, ...], ___: tuple[tuple[str, int], ...]) -> dict[str, bool]:
+def _known(_: Same, __: tuple[tuple[RunId, bool], ...], ___: tuple[tuple[str, int], ...]) -> dict[str, bool]:
     """Which models fit, as far as it has been asked: beside the same pinned ones, by the same config and books."""
     return {}
 

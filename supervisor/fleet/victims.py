@@ -13,7 +13,7 @@ from supervisor.fleet.constraints import LOOKAHEAD
 from supervisor.fleet.memory import Footprint
 from supervisor.fleet.placing import Placement, Ways, best
 from supervisor.fleet.room import Room, expected_limits, holds, limits, takes
-from supervisor.fleet.staying import Busy
+from supervisor.fleet.staying import Turns
 from supervisor.fleet.values import PLACES, Phase
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class _Choice:
         self._staying = sorted(staying, key=self._turn)
         self._movable = movable(fleet, self._staying)
         self._gone: set[RunId] = set()
-        self._busy = Busy(fleet, self._staying)
+        self._turns = Turns(fleet, self._staying)
         self._room = Room(within, (run.footprint for run in self._staying))
 
     def of(self, coming: Sequence[str]) -> tuple[Eviction, ...]:
@@ -102,9 +102,10 @@ class _Choice:
             self._room.give_back(victim.footprint)
 
     def _cheapest(self, name: str, options: Sequence[Placement]) -> Eviction | None:
-        spared = (run.id for run in self._busy.going_on(name, self._now))
         own = self._fleet.queue.places[name]
-        left_out = {*spared, *self._gone}
+        going_on = self._turns.going_on(name, self._now)
+        spared = (*going_on, *self._dearer(name, options, going_on))
+        left_out = {run.id for run in spared} - self._marked | self._gone
 
         def order() -> Iterator[Run]:
             return (run for place, run in self._movable if place >= own and run.id not in left_out)
@@ -114,6 +115,21 @@ class _Choice:
             return None
         option, victims = min(found, key=lambda each: self._price(each[1]))
         return Eviction(name, option, victims, self._room.copy())
+
+    def _dearer(self, name: str, options: Sequence[Placement], going_on: Sequence[Run]) -> Iterator[Run]:
+        """The idle ones that stay for a while: one that goes on would be less of a loss, and makes the same room."""
+        idle = self._turns.lingering(name, self._now) if going_on else ()
+        if not idle:
+            return
+        own = self._fleet.queue.places[name]
+        movable = {run.id for place, run in self._movable if place >= own} - self._gone
+        rivals = (
+            self._losses[run.id]
+            for run in going_on
+            if run.id in movable and any(self._is_enough([run], option.footprint) for option in options)
+        )
+        least = min(rivals, default=inf)
+        yield from (run for run in idle if self._losses[run.id] > least)
 
     def _fewest(self, footprint: Footprint, order: Callable[[], Iterator[Run]]) -> tuple[Run, ...]:
         """Victims none of which can stay; nobody where it would be no use.

@@ -84,8 +84,8 @@ def test_what_could_never_fit_does_once_the_pinned_one_has_gone() -> None:
     loaded(scene, "p")
     scene.when(Requested("a1")).then(Refuse("a1", CannotFit))
 
-    scene.when(UnloadAsked("p", force=False)).when(Exited("p"))
-    scene.when(Requested("a2")).then(Spawn("a"))
+    scene.when(UnloadAsked("p")).when(Requested("a2")).then()
+    scene.when(Exited("p")).then(Spawn("a"))
 
 
 def test_what_could_never_fit_does_once_the_config_says_so() -> None:
@@ -96,6 +96,17 @@ def test_what_could_never_fit_does_once_the_config_says_so() -> None:
 
     scene.when(Reconfigured(replace(scene.fleet.config, models={"p": Model("p"), "a": Model("a")})))
     scene.when(Requested("a2")).then(Terminate("p"))
+
+
+def test_what_could_never_fit_does_once_its_options_allow_it() -> None:
+    """Without a number of layers llama-server leaves to the processor what the GPU cannot hold."""
+    by_hand = Model("a", options={"n-gpu-layers": 99})
+    scene = house(by_hand, takes={"a": {"CUDA0": 12}}, memory=budget())
+    there_is = seen({"CUDA0": 8, HOST: 16})
+    scene.when(Requested("a1")).when(there_is).then(Refuse("a1", CannotFit))
+
+    scene.when(Reconfigured(replace(scene.fleet.config, models={"a": Model("a")})))
+    scene.when(Requested("a2")).then(Spawn("a"))
 
 
 AMOUNTS = st.dictionaries(st.sampled_from((HOST, "CUDA0")), st.integers(0, 3))
