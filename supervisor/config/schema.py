@@ -177,7 +177,8 @@ SERVER = {
     "min_residency": Key(
         DURATION,
         "How long after its load a busy model may go on taking requests before it makes room; without it until those "
-        "who wait have together waited four times as long as the swap and the way back take.",
+        "who wait have together waited four times as long as the swap and the way back take, for each model that is "
+        "waited for. With it an idle model leaves at once, though a cheaper one is about to become idle.",
     ),
     "preload": Key(list_of(FILLED), "Models to load at the start, one after the other."),
     "on_idle": Key(FILLED, "The model to have loaded when nothing was asked for in a while; its `ttl` is not for it."),

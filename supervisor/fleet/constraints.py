@@ -110,7 +110,7 @@ def outlook(fleet: Fleet) -> Outlook:
     Otherwise its swap goes on beside others.
     """
     routing, wanted = fleet.config.routing, fleet.queue.wanted
-    staying = {run.model.id: run for run in fleet.runs if _stays(run)}
+    staying = {run.model.id: run for run in fleet.runs if stays(run)}
     cold = [*islice((model for model in wanted if model not in staying), CLOSEST)]
     if routing is None:
         return Outlook(cold)
@@ -132,7 +132,7 @@ def outlook(fleet: Fleet) -> Outlook:
     return Outlook(coming, evicted)
 
 
-def _stays(run: Run) -> bool:
+def stays(run: Run) -> bool:
     """Whether it is there, or would be if nobody else wanted its place."""
     return run.phase is not Phase.STOPPING and run.retiring in {None, Reason.EVICTED}
 

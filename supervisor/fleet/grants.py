@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 from supervisor.fleet.actions import Action, Grant
 from supervisor.fleet.constraints import evicted_by
+from supervisor.fleet.placing import Ways, best
 from supervisor.fleet.queue import CLOSEST
-from supervisor.fleet.room import Room, best, expected_limits, limits, placements, takes
+from supervisor.fleet.room import Room, expected_limits, limits, takes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from supervisor.fleet.queue import Ticket, Turn
-    from supervisor.fleet.values import Amounts, Fleet, Run
+    from supervisor.fleet.values import Fleet, Run
 
 
 def grant(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
@@ -74,13 +75,13 @@ class _Line:
         return Room(limits(self._fleet, self._now), (run.footprint for run in self._fleet.runs))
 
     @cached_property
-    def _within(self) -> Amounts:
-        return expected_limits(self._fleet, self._now)
+    def _ways(self) -> Ways:
+        return Ways(self._fleet, expected_limits(self._fleet, self._now))
 
     def _in_the_way(self, model: str) -> set[str]:
         """The open runs that could make the room it lacks, and those that it cannot live beside."""
         fleet = self._fleet
-        options = placements(fleet, fleet.config.models[model], self._within)
+        options = self._ways.of(model)
         placed = best(fleet, self._room, options)
         lacking = set() if placed else {name for each in options for name in self._room.lacks(each.footprint)}
         self._room.take((placed or options[0]).footprint)

@@ -9,8 +9,9 @@ from supervisor.fleet.actions import Refuse, Tell
 from supervisor.fleet.decisions import Decision, Kind
 from supervisor.fleet.events import Observed, Requested
 from supervisor.fleet.memory import HOST
-from supervisor.fleet.staying import stays_until
+from supervisor.fleet.staying import Turns
 from supervisor.fleet.values import PLACES, Phase
+from supervisor.fleet.victims import losses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from supervisor.fleet.actions import Action
     from supervisor.fleet.books import Habit
     from supervisor.fleet.events import Event
-    from supervisor.fleet.room import Placement, Room
+    from supervisor.fleet.placing import Placement
+    from supervisor.fleet.room import Room
     from supervisor.fleet.values import Fleet, Run
     from supervisor.fleet.victims import Eviction
 
@@ -186,16 +188,23 @@ def _obstacles(fleet: Fleet, model: str, now: float) -> Iterator[str]:
 
 def _stays(fleet: Fleet, run: Run, model: str, now: float) -> str:
     """And why it does not leave for this model."""
-    left = stays_until(fleet, run, model) - now
+    left = Turns(fleet).until(run, model) - now
     if run.model.pinned:
         why = "pinned"
     elif run.phase is Phase.STARTING:
         why = "loading"
-    elif left > 0:
-        why = f"{run.leases} in flight, may go on for {span(left)} more"
+    elif run.leases:
+        why = f"{run.leases} in flight{f', may go on for {span(left)} more' if left > 0 else ''}"
     else:
-        why = f"{run.leases} in flight" if run.leases else f"idle {span(now - run.used_at)}"
+        lingers = left > 0 and _is_dearer_than_busy(fleet, run, now)
+        why = f"idle {span(now - run.used_at)}{f', may stay for {span(left)} more' if lingers else ''}"
     return f"{run.model.id} ({why})"
+
+
+def _is_dearer_than_busy(fleet: Fleet, run: Run, now: float) -> bool:
+    loss = losses(fleet, now)
+    others = (other for other in fleet.runs if other.leases and not other.is_leaving and not other.model.pinned)
+    return any(loss[other.id] < loss[run.id] for other in others)
 
 
 def _leaves(run: Run) -> str:

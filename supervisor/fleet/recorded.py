@@ -25,9 +25,10 @@ from supervisor.fleet.events import (
     UnloadAsked,
 )
 from supervisor.fleet.memory import Measured, Source
+from supervisor.fleet.placing import Ways
 from supervisor.fleet.reconfigured import ranked, reconfigured
 from supervisor.fleet.refusals import refusal_of_one_more
-from supervisor.fleet.room import Room, limits, placements
+from supervisor.fleet.room import Room, limits
 from supervisor.fleet.values import Fleet, Phase, Reason, Run
 from supervisor.fleet.victims import movable
 
@@ -152,7 +153,7 @@ def _with_more_room(fleet: Fleet, run: Run, now: float) -> Fleet | None:
     corrected = replace(fleet, books=books, corrected=fleet.corrected | {name})
     own = fleet.queue.places[name]
     if all(place < own for place, _ in movable(fleet, others)):  # who is busy leaves in the end
-        options = placements(corrected, fleet.config.models[name], room.limits)
+        options = Ways(corrected, room.limits).of(name)
         if all(option.devices == run.devices or room.lacks(option.footprint) for option in options):
             return None
     return corrected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property, lru_cache
 from itertools import islice
 from math import ceil
 from typing import TYPE_CHECKING
@@ -12,14 +13,16 @@ from supervisor.fleet import reasons
 from supervisor.fleet.actions import Action, Refuse
 from supervisor.fleet.breaker import refusal
 from supervisor.fleet.constraints import evicted_by
+from supervisor.fleet.placing import Ways, best
 from supervisor.fleet.queue import CLOSEST, Queue, Ticket
-from supervisor.fleet.room import Room, best, limits, placements
+from supervisor.fleet.room import Room, limits
+from supervisor.fleet.same import Same
 from supervisor.fleet.waiting import expected_wait
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from supervisor.fleet.values import Fleet, Run
+    from supervisor.fleet.values import Fleet, RunId
 
 
 TAKEN_RETRY_AFTER = 10.0
@@ -67,26 +70,65 @@ def _hopeless(fleet: Fleet, now: float) -> Mapping[str, SupervisorError]:
     cold = {*islice(filter(is_cold, wanted), CLOSEST), *islice(filter(is_cold, reversed(wanted)), 1)}
     if not cold:
         return {}
-    budget = limits(fleet, now, by_reading=False)
-    pinned = [run for run in fleet.runs if run.model.pinned and not run.is_leaving]
-    beside = Room(budget, (run.footprint for run in pinned))
+    never = _Never(fleet, now)
     errors: dict[str, SupervisorError | None] = {
         model: refusal(fleet, model, now) for model in fleet.breakers if model in wanted and is_cold(model)
     }
     for model in cold:  # the others were the last once
-        errors[model] = errors.get(model) or _never_fits(fleet, model, beside, pinned, now)
+        errors[model] = errors.get(model) or never.error(model) or _taken_by_others(fleet, model, now)
     return {model: error for model, error in errors.items() if error is not None}
 
 
-def _never_fits(fleet: Fleet, name: str, beside: Room, pinned: Sequence[Run], now: float) -> SupervisorError | None:
-    """Pinned models leave only where a constraint says so; what else they hold is not part of anybody's budget."""
-    options = placements(fleet, fleet.config.models[name], beside.limits)
-    if best(fleet, beside, options) is None:
-        evicted = evicted_by(fleet.config.routing, name, frozenset(run.model.id for run in pinned))
-        staying = [run for run in pinned if run.model.id not in evicted]
-        if not evicted or best(fleet, Room(beside.limits, (run.footprint for run in staying)), options) is None:
-            return CannotFit(reasons.never_fits(name, options, beside, pinned), hint=reasons.hint(options, beside))
-    return _taken_by_others(fleet, name, now)
+class _Never:
+    """What can never be loaded, for it does not fit beside the pinned models.
+
+    Those leave only where a constraint says so; what else they hold is not part of anybody's budget.
+    """
+
+    def __init__(self, fleet: Fleet, now: float) -> None:
+        self._fleet = fleet
+        self._limits = limits(fleet, now, by_reading=False)
+        pinned = [run for run in fleet.runs if run.model.pinned]
+        self._pinned = [run for run in pinned if not run.is_leaving]
+        self._known = _known(
+            Same(fleet.config, fleet.books.footprints),
+            tuple((run.id, run.is_leaving) for run in pinned),
+            tuple(self._limits.items()),
+        )
+
+    def error(self, name: str) -> CannotFit | None:
+        """Why, if it is one of them. Whether it is one is asked at every step, of all that are waited for."""
+        fits = self._known.get(name)
+        if fits is None:
+            self._known[name] = fits = self._fits(name)
+        if fits:
+            return None
+        options = self._ways.of(name)
+        return CannotFit(
+            reasons.never_fits(name, options, self._beside, self._pinned), hint=reasons.hint(options, self._beside)
+        )
+
+    def _fits(self, name: str) -> bool:
+        options = self._ways.of(name)
+        if best(self._fleet, self._beside, options) is not None:
+            return True
+        evicted = evicted_by(self._fleet.config.routing, name, frozenset(run.model.id for run in self._pinned))
+        staying = [run.footprint for run in self._pinned if run.model.id not in evicted]
+        return bool(evicted) and best(self._fleet, Room(self._limits, staying), options) is not None
+
+    @cached_property
+    def _beside(self) -> Room:
+        return Room(self._limits, (run.footprint for run in self._pinned))
+
+    @cached_property
+    def _ways(self) -> Ways:
+        return Ways(self._fleet, self._limits)
+
+
+@lru_cache(maxsize=4)
+def _known(_: Same, __: tuple[tuple[RunId, bool], ...], ___: tuple[tuple[str, int], ...]) -> dict[str, bool]:
+    """Which models fit, as far as it has been asked: beside the same pinned ones, by the same config and books."""
+    return {}
 
 
 def _taken_by_others(fleet: Fleet, name: str, now: float) -> SupervisorError | None:
@@ -97,7 +139,7 @@ def _taken_by_others(fleet: Fleet, name: str, now: float) -> SupervisorError | N
         return None
     within = limits(fleet, now)
     room = Room(within, (run.footprint for run in fleet.runs))
-    options = placements(fleet, fleet.config.models[name], within)
+    options = Ways(fleet, within).of(name)
     if best(fleet, room, options) is not None:
         return None
     return CannotFit(

@@ -1,32 +1,18 @@
-"""Where a model may go and what is left there: budgets, the machine's reading, and the ways to place a footprint."""
+"""How much there is of everything, and what some runs leave of it: budgets, and the machine's own reading."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING
 
-from supervisor.config.values import Spread
-from supervisor.fleet.memory import HOST, Footprint, Source, budgets
+from supervisor.fleet.memory import HOST, budgets
 from supervisor.fleet.values import PLACES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from supervisor.config.values import Model
-    from supervisor.fleet.memory import DeviceId
+    from supervisor.fleet.memory import DeviceId, Footprint
     from supervisor.fleet.values import Amounts, Fleet, Run
-
-PLACED_BY_HAND = frozenset(
-    {
-        *("device", "dev", "split-mode", "sm", "tensor-split", "ts", "main-gpu", "mg", "rpc"),
-        *("override-tensor", "ot", "cpu-moe", "cmoe", "n-cpu-moe", "ncmoe", "fit-target", "fitt"),
-    }
-)
-"""Options that say what goes where; who gave one has chosen, and nothing is chosen for him."""
-
-LAYERS_BY_HAND = frozenset({"n-gpu-layers", "gpu-layers", "ngl"})
-"""Options that say how much of a model is on a GPU: without them llama-server puts there what fits."""
 
 
 class Room:
@@ -37,7 +23,7 @@ class Room:
     def __init__(self, limits: Amounts, holders: Iterable[Footprint] = ()) -> None:
         self.limits = limits
         self._free = dict(limits)
-        self._files: dict[str, list[int]] = {}
+        self._files: dict[str, tuple[int, ...]] = {}
         for holder in holders:
             self.take(holder)
 
@@ -45,7 +31,7 @@ class Room:
         """The same as it is now, whatever becomes of this one."""
         room = Room(self.limits)
         room._free = dict(self._free)
-        room._files = {file: list(sizes) for file, sizes in self._files.items()}
+        room._files = dict(self._files)
         return room
 
     def free(self, name: str) -> int | None:
@@ -56,11 +42,23 @@ class Room:
         """By how much more of each resource is taken than there is."""
         return {name: -free for name, free in self._free.items() if free < 0}
 
+    def fits(self, footprint: Footprint) -> bool:
+        """Whether it lacks nothing."""
+        free = self._free
+        if free.get(PLACES, 1) < 1:
+            return False
+        for name, amount in footprint.amounts.items():
+            if amount and amount > free.get(name, amount):
+                return False
+        if not footprint.shared or HOST not in free:
+            return True
+        needed = footprint.amounts.get(HOST, 0) + self._new_of(footprint.shared)
+        return not needed or needed <= free[HOST]
+
     def lacks(self, footprint: Footprint) -> dict[str, int]:
         """By how much each resource is too small; empty: it fits."""
         free = self._free
-        needed = self.need(footprint).items() if footprint.shared or PLACES in free else footprint.amounts.items()
-        return {name: amount - free[name] for name, amount in needed if amount and amount > free.get(name, amount)}
+        return {name: amount - free[name] for name, amount in self.need(footprint).items() if amount > free[name]}
 
     def need(self, footprint: Footprint) -> dict[str, int]:
         """What it would take of everything that has a limit."""
@@ -73,12 +71,12 @@ class Room:
         """One more lives here."""
         self._count(footprint, 1)
         for file, size in footprint.shared.items():
-            self._files.setdefault(file, []).append(size)
+            self._files[file] = (*self._files.get(file, ()), size)
 
     def give_back(self, footprint: Footprint) -> None:
         """One that lived here is gone."""
         for file, size in footprint.shared.items():
-            self._files[file].remove(size)
+            self._files[file] = _less_one(self._files[file], size)
         self._count(footprint, -1)
 
     def _count(self, footprint: Footprint, sign: int) -> None:
@@ -95,7 +93,11 @@ class Room:
     def _new_of(self, files: Mapping[str, int]) -> int:
         """How much of them nobody has mapped yet."""
         mapped = self._files
-        return sum(max(0, size - max(mapped[file])) if mapped.get(file) else size for file, size in files.items())
+        new = 0
+        for file, size in files.items():
+            held = mapped.get(file)
+            new += max(0, size - max(held)) if held else size
+        return new
 
     def hold(self, footprint: Footprint) -> None:
         """Keep others from what it lacks, until it can take it."""
@@ -111,6 +113,11 @@ class Room:
         return min(left, default=inf)
 
 
+def _less_one(sizes: tuple[int, ...], size: int) -> tuple[int, ...]:
+    place = sizes.index(size)
+    return sizes[:place] + sizes[place + 1 :]
+
+
 def takes(footprint: Footprint) -> set[str]:
     """The resources that a run with this footprint holds."""
     host = {HOST} if footprint.shared else set()
@@ -120,19 +127,6 @@ def takes(footprint: Footprint) -> set[str]:
 def holds(footprint: Footprint, name: str) -> int:
     """How much of this resource it holds, or shares, at most."""
     return 1 if name == PLACES else footprint.amounts.get(name, 0) + (sum(footprint.shared.values()) * (name == HOST))
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """One way to place a model."""
-
-    footprint: Footprint
-    devices: tuple[DeviceId, ...] = ()
-    """What its child is told to use; empty: it is not told."""
-
-
-ANYWHERE = Placement(Footprint())
-"""Where nothing is counted."""
 
 
 def limits(fleet: Fleet, now: float, *, by_reading: bool = True) -> dict[str, int]:
@@ -164,63 +158,9 @@ def _in_reading(runs: Iterable[Run], held: Mapping[int, Mapping[DeviceId, int]],
     total: dict[DeviceId, int] = {}
     for run in runs:
         was_ready = run.ready_at is not None and run.ready_at <= at
-        known = {**(run.footprint.amounts if was_ready else {}), **held.get(run.id, {})}
+        known = run.footprint.amounts if was_ready else {}
+        if run.id in held:
+            known = {**known, **held[run.id]}
         for name, amount in known.items():
             total[name] = total.get(name, 0) + amount
     return total
-
-
-def placements(fleet: Fleet, model: Model, within: Amounts) -> tuple[Placement, ...]:
-    """The ways to place it, best first as long as nobody is in the way."""
-    footprint = fleet.books.footprints.get(model.id)
-    gpus = [name for name in within if name not in {PLACES, HOST}]
-    if footprint is None:
-        return (_unknown(fleet, within),)
-    wanted = sum(amount for name, amount in footprint.amounts.items() if name in gpus)
-    if model.cmd or not wanted or PLACED_BY_HAND & model.options.keys():
-        return (Placement(footprint),)
-    found = [Placement(_moved(footprint, gpus, {gpu: wanted}), (gpu,)) for gpu in gpus] if len(gpus) > 1 else []
-    found.append(Placement(_moved(footprint, gpus, _split(wanted, gpus, within))))
-    if not LAYERS_BY_HAND & model.options.keys() and wanted > sum(within[gpu] for gpu in gpus):
-        found.append(Placement(_spilled(footprint, gpus, wanted, within)))
-    return tuple(found)
-
-
-def _unknown(fleet: Fleet, within: Amounts) -> Placement:
-    """Nobody knows what it takes: unless a number of models was asked for, it is alone until it has been measured."""
-    if fleet.config.server.max_loaded is not None:
-        return ANYWHERE
-    room = Room(within, (run.footprint for run in fleet.runs if run.model.pinned))
-    rest = {name: max(0, room.free(name) or 0) for name in within if name != PLACES}
-    return Placement(Footprint(rest, source=Source.ESTIMATE))
-
-
-def _moved(footprint: Footprint, gpus: Iterable[DeviceId], there: Mapping[DeviceId, int]) -> Footprint:
-    elsewhere = {name: amount for name, amount in footprint.amounts.items() if name not in gpus}
-    return Footprint({**elsewhere, **there}, footprint.shared, footprint.source, footprint.parts)
-
-
-def _split(wanted: int, gpus: list[DeviceId], within: Amounts) -> dict[DeviceId, int]:
-    """llama-server splits layers in proportion to what it finds free."""
-    total = sum(within[gpu] for gpu in gpus)
-    if not total:
-        return {gpus[0]: wanted}
-    return {gpu: wanted * within[gpu] // total for gpu in gpus}
-
-
-def _spilled(footprint: Footprint, gpus: list[DeviceId], wanted: int, within: Amounts) -> Footprint:
-    """What its GPUs cannot hold llama-server leaves to the processor."""
-    there = {gpu: within[gpu] for gpu in gpus}
-    moved = _moved(footprint, gpus, there)
-    amounts = {**moved.amounts, HOST: moved.amounts.get(HOST, 0) + wanted - sum(there.values())}
-    return replace(moved, amounts=amounts)
-
-
-def best(fleet: Fleet, room: Room, options: Iterable[Placement]) -> Placement | None:
-    """The placement that fits: on the device it fills best, or on the emptiest; on one device before several."""
-    fitting = [option for option in options if not room.lacks(option.footprint)]
-    whole = [option for option in fitting if option.devices]
-    if not whole:
-        return fitting[0] if fitting else None
-    sign = -1 if fleet.config.memory is not None and fleet.config.memory.spread is Spread.SPREAD else 1
-    return min(whole, key=lambda option: sign * room.spare(option.footprint))

@@ -13,7 +13,8 @@ from supervisor.fleet.books import LOOK_EVERY, STALE_SECONDS
 from supervisor.fleet.breaker import refusal
 from supervisor.fleet.constraints import may_start, outlook
 from supervisor.fleet.grants import grant, on_hand
-from supervisor.fleet.room import Room, best, expected_limits, limits, placements
+from supervisor.fleet.placing import Ways, best
+from supervisor.fleet.room import Room, expected_limits, limits
 from supervisor.fleet.values import PLACES, Fleet, Phase, Reason, Run, RunId
 from supervisor.fleet.victims import choose
 
@@ -54,23 +55,23 @@ def idle_until(fleet: Fleet, run: Run) -> float:
 def make_room(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
     """Mark who has to leave, first by the constraints, then for room; give back who need not leave any more."""
     marked = {run.id for run in fleet.runs if run.retiring is Reason.EVICTED and run.phase is not Phase.STOPPING}
-    unmarked = _marked(fleet, marked, None)
-    ahead = outlook(unmarked)
-    by_rule = [run for run in unmarked.runs if run.model.id in ahead.evicted and not run.is_leaving]
-    constrained = _marked(unmarked, {run.id for run in by_rule}, Reason.EVICTED)
-    evictions = choose(constrained, ahead.coming, marked, now)
+    all_who_stay = [run for run in fleet.runs if run.id in marked or not run.is_leaving]
+    ahead = outlook(fleet)
+    by_rule = [run for run in all_who_stay if run.model.id in ahead.evicted]
+    staying = [run for run in all_who_stay if run.model.id not in ahead.evicted]
+    evictions = choose(fleet, staying, ahead.coming, marked=marked, now=now)
     victims = _ids(by_rule, evictions)
-    if marked - victims and _ids(by_rule, choose(constrained, ahead.coming, victims, now)) != victims:
+    if marked - victims and _ids(by_rule, choose(fleet, staying, ahead.coming, marked=victims, now=now)) != victims:
         victims |= marked  # who would be told to leave again at once is not told to stay
     if victims == marked:
         return fleet, ()
-    told: list[Action] = [reasons.kept(run) for run in unmarked.runs if run.id in marked - victims]
+    told: list[Action] = [reasons.kept(run) for run in fleet.runs if run.id in marked - victims]
     if new := [run for run in by_rule if run.id not in marked]:
         told.append(reasons.evicted_by_rule(fleet.config.routing, ahead.coming, new, now))
     for each in evictions:
         if new := [run for run in each.victims if run.id not in marked]:
             told.append(reasons.evicted(each, new, now))
-    fleet = _marked(unmarked, victims, Reason.EVICTED)
+    fleet = _marked(_marked(fleet, marked - victims, None), victims - marked, Reason.EVICTED)
     fleet, granted = grant(fleet, now) if marked - victims else (fleet, ())
     return fleet, (*told, *granted)
 
@@ -128,16 +129,19 @@ def spawn(fleet: Fleet, now: float) -> tuple[Fleet, tuple[Action, ...]]:
         return fleet, ()
     here = Room(limits(fleet, now), (run.footprint for run in fleet.runs))
     to_come = Room(expected_limits(fleet, now), (run.footprint for run in fleet.runs if not run.is_leaving))
+    ways = Ways(fleet, to_come.limits)
+    coming = outlook(fleet).coming
+    if not any(here.fits(each.footprint) for name in coming for each in ways.of(name)):
+        return fleet, ()  # as most of the time
     actions: list[Action] = []
     runs = fleet.by_model()
-    for name in outlook(fleet).coming:
+    for name in coming:
         if here.free(PLACES) == 0:
             break
-        model = fleet.config.models[name]
-        options = placements(fleet, model, to_come.limits)
-        placed = best(fleet, here, [each for each in options if not to_come.lacks(each.footprint)])
+        options = ways.of(name)
+        placed = best(fleet, here, [each for each in options if to_come.fits(each.footprint)])
         if placed is not None and name not in runs and may_start(fleet, name):
-            run = _new_run(fleet, model, now)
+            run = _new_run(fleet, fleet.config.models[name], now)
             run = replace(run, footprint=placed.footprint, devices=placed.devices)
             actions += reasons.started(run, placed, here, fleet.habits.get(name)), Spawn(run)
             fleet = replace(fleet, runs=(*fleet.runs, run), spawned=fleet.spawned + 1)

@@ -1,9 +1,12 @@
-"""How long a busy model goes on taking requests though another one waits for its place.
+"""How long a model stays though another one waits for its place.
 
 A swap costs a load, and another one when its victim is asked for again. To swap at once makes everybody wait for loads
 all the time where two models are asked for by many; never to swap lets one of them wait for ever. So both costs are
 held to be equal: the swap begins once waiting has cost as much as it would. Who comes first cannot be known, and by
 this rule what is spent is never far from what who knew it would have spent.
+
+An idle model leaves at once, unless a busy one would be less of a loss: that may be idle in a moment, and is worth
+waiting for as long as that costs no more than the swap.
 """
 
 from __future__ import annotations
@@ -13,38 +16,20 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING
 
-from supervisor.fleet.constraints import LOOKAHEAD
+from supervisor.fleet.constraints import LOOKAHEAD, stays
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from supervisor.fleet.queue import Crowd
     from supervisor.fleet.values import Fleet, Run
 
 SWAPS = 4.0
-"""How many swaps' time those who wait spend together before one begins; a load delays others than who asked for it."""
-
-
-def stays_until(fleet: Fleet, run: Run, model: str) -> float:
-    """Until when it may go on taking requests, though this model waits; an idle one leaves at once.
-
-    1. `min_residency` after its load, where that is asked for;
-    2. else until those who wait have together waited as long as the swap and the way back take, `SWAPS` times;
-    3. in any case no longer than `max_wait` after the first of them has come.
-    """
-    crowd = fleet.queue.wanted.get(model)
-    if not run.leases or run.ready_at is None or crowd is None:
-        return -inf
-    server = fleet.config.server
-    if server.min_residency is not None:
-        until = run.ready_at + server.min_residency
-    else:
-        until = _breaks_even_at(crowd, _load(fleet, model) + _load(fleet, run.model.id))
-    return min(until, crowd.first.since + server.max_wait)
+"""How many swaps' time those who wait spend together before a busy one leaves, for each model that is waited for: a
+load delays others than who asked for it. For an idle one once is enough: it waits only for another one to end."""
 
 
 def turning_points(fleet: Fleet, now: float) -> Iterator[float]:
-    """When somebody will have waited for too long, and when one who is busy may be told to make room for him."""
+    """When somebody will have waited for too long, and when one who stays may be told to make room for him."""
     if not fleet.queue:
         return
     here = {run.model.id for run in fleet.runs if not run.is_leaving}
@@ -53,24 +38,54 @@ def turning_points(fleet: Fleet, now: float) -> Iterator[float]:
         return
     max_wait = fleet.config.server.max_wait
     yield min((at for ticket in cold.values() if (at := ticket.since + max_wait) > now), default=inf)
-    busy = Busy(fleet, (run for run in fleet.runs if run.is_open))
+    turns = Turns(fleet, (run for run in fleet.runs if run.is_open))
     for model in islice(cold, LOOKAHEAD):
-        yield from (stays_until(fleet, run, model) for run in busy.going_on(model, now)[:1])
+        for some in (turns.going_on(model, now), turns.lingering(model, now)):
+            yield from (turns.until(run, model) for run in some[:1])
 
 
-class Busy:
-    """Those of some runs that serve requests; whoever comes, they may be told to leave in the same order."""
+class Turns:
+    """Until when those of some runs may stay; whoever comes, they may be told to leave in the same order."""
 
-    def __init__(self, fleet: Fleet, runs: Iterable[Run]) -> None:
+    def __init__(self, fleet: Fleet, runs: Iterable[Run] = ()) -> None:
         self._fleet = fleet
-        self._runs = sorted((run for run in runs if run.leases and run.ready_at is not None), key=self._turn)
+        self._waited_for = _waited_for(fleet)
+        ready = sorted((run for run in runs if run.ready_at is not None), key=self._turn)
+        self._busy = [run for run in ready if run.leases]
+        self._idle = [run for run in ready if not run.leases]
 
     def going_on(self, model: str, now: float) -> Sequence[Run]:
-        """Who may go on though this model waits, first who may do so for the shortest time."""
-        runs = self._runs
-        if not runs or now >= stays_until(self._fleet, runs[-1], model):
+        """The busy ones that may go on though this model waits, first who may do so for the shortest time."""
+        return self._staying(self._busy, model, now)
+
+    def lingering(self, model: str, now: float) -> Sequence[Run]:
+        """The idle ones that need not leave yet, if one who goes on would be less of a loss."""
+        return self._staying(self._idle, model, now)
+
+    def until(self, run: Run, model: str) -> float:
+        """Until when it may stay, though this model waits.
+
+        1. Where `min_residency` is asked for, a busy one so long after its load, and an idle one not at all;
+        2. else until those who wait have together waited, for each model that is waited for, as long as the swap and
+           the way back take: `SWAPS` times if it is busy, once if it is idle;
+        3. in any case no longer than `max_wait` after the first of them has come.
+        """
+        crowd = self._fleet.queue.wanted.get(model)
+        server = self._fleet.config.server
+        if run.ready_at is None or crowd is None:
+            return -inf
+        if server.min_residency is None:
+            loads = _load(self._fleet, model) + _load(self._fleet, run.model.id)
+            times = SWAPS if run.leases else 1.0
+            until = (times * self._waited_for * loads + crowd.arrivals) / crowd.count
+        else:
+            until = run.ready_at + server.min_residency if run.leases else -inf
+        return min(until, crowd.first.since + server.max_wait)
+
+    def _staying(self, runs: Sequence[Run], model: str, now: float) -> Sequence[Run]:
+        if not runs or now >= self.until(runs[-1], model):
             return ()
-        return runs[bisect_right(runs, now, key=lambda run: stays_until(self._fleet, run, model)) :]
+        return runs[bisect_right(runs, now, key=lambda run: self.until(run, model)) :]
 
     def _turn(self, run: Run) -> float:
         if self._fleet.config.server.min_residency is None:
@@ -78,8 +93,10 @@ class Busy:
         return 0.0 if run.ready_at is None else run.ready_at
 
 
-def _breaks_even_at(crowd: Crowd, loads: float) -> float:
-    return (SWAPS * loads + crowd.arrivals) / crowd.count
+def _waited_for(fleet: Fleet) -> int:
+    """How many models are waited for that have no process; to be told to leave for another one makes no difference."""
+    wanted = fleet.queue.wanted
+    return max(1, len(wanted) - len({run.model.id for run in fleet.runs if stays(run) and run.model.id in wanted}))
 
 
 def _load(fleet: Fleet, model: str) -> float:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import chain, combinations
+from functools import cache
+from itertools import chain, combinations, islice
 from math import inf
 from typing import TYPE_CHECKING
 
 from supervisor.fleet.books import FIRST_GUESS
 from supervisor.fleet.constraints import LOOKAHEAD
 from supervisor.fleet.memory import Footprint
-from supervisor.fleet.room import Placement, Room, best, expected_limits, holds, limits, placements, takes
-from supervisor.fleet.staying import Busy
+from supervisor.fleet.placing import Placement, Ways, best
+from supervisor.fleet.room import Room, expected_limits, holds, limits, takes
+from supervisor.fleet.staying import Turns
 from supervisor.fleet.values import PLACES, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
     from supervisor.fleet.values import Fleet, Run, RunId
 
@@ -39,32 +41,36 @@ class Eviction:
     """What there was for it before, once all had come who come first."""
 
 
-def choose(fleet: Fleet, coming: Sequence[str], marked: Set[RunId], now: float) -> tuple[Eviction, ...]:
-    """Who leaves for those who come, in their order; each finds what those before it leave.
+def choose(
+    fleet: Fleet, staying: Iterable[Run], coming: Sequence[str], *, marked: Set[RunId], now: float
+) -> tuple[Eviction, ...]:
+    """Who of these leaves for those who come, in their order; each finds what those before it leave.
 
     `marked` are the runs that were told to leave before: they go first, for their requests wait already.
     """
-    return _Choice(fleet, marked, now).of(coming)
+    return _Choice(fleet, staying, marked, now).of(coming)
 
 
 class _Choice:
     """The house as it will be once everybody has left who was chosen, and everybody has come for whom they leave."""
 
-    def __init__(self, fleet: Fleet, marked: Set[RunId], now: float) -> None:
+    def __init__(self, fleet: Fleet, staying: Iterable[Run], marked: Set[RunId], now: float) -> None:
         self._fleet = fleet
         self._marked = marked
         self._now = now
         self._losses = losses(fleet, now)
-        self._within = expected_limits(fleet, now)
-        self._staying = sorted((run for run in fleet.runs if not run.is_leaving), key=self._turn)
+        within = expected_limits(fleet, now)
+        self._ways = Ways(fleet, within)
+        self._staying = sorted(staying, key=self._turn)
         self._movable = movable(fleet, self._staying)
-        self._busy = Busy(fleet, self._staying)
-        self._room = Room(self._within, (run.footprint for run in self._staying))
+        self._gone: set[RunId] = set()
+        self._turns = Turns(fleet, self._staying)
+        self._room = Room(within, (run.footprint for run in self._staying))
 
     def of(self, coming: Sequence[str]) -> tuple[Eviction, ...]:
         found = [*self._relief()]
         for name in coming[:LOOKAHEAD]:
-            options = placements(self._fleet, self._fleet.config.models[name], self._within)
+            options = self._ways.of(name)
             placed = best(self._fleet, self._room, options)
             if placed is None and (eviction := self._cheapest(name, options)):
                 found.append(eviction)
@@ -91,61 +97,91 @@ class _Choice:
             yield Eviction("", Placement(Footprint()), tuple(victims), before)
 
     def _let_go(self, victims: Iterable[Run]) -> None:
-        gone = {victim.id for victim in victims}
-        self._movable = [each for each in self._movable if each[1].id not in gone]
         for victim in victims:
+            self._gone.add(victim.id)
             self._room.give_back(victim.footprint)
 
     def _cheapest(self, name: str, options: Sequence[Placement]) -> Eviction | None:
-        spared = {run.id for run in self._busy.going_on(name, self._now)}
         own = self._fleet.queue.places[name]
-        order = [run for place, run in self._movable if place >= own and run.id not in spared]
+        going_on = self._turns.going_on(name, self._now)
+        spared = (*going_on, *self._dearer(name, options, going_on))
+        left_out = {run.id for run in spared} - self._marked | self._gone
+
+        def order() -> Iterator[Run]:
+            return (run for place, run in self._movable if place >= own and run.id not in left_out)
+
         found = [(option, victims) for option in options if (victims := self._fewest(option.footprint, order))]
         if not found:
             return None
         option, victims = min(found, key=lambda each: self._price(each[1]))
         return Eviction(name, option, victims, self._room.copy())
 
-    def _fewest(self, footprint: Footprint, order: Sequence[Run]) -> tuple[Run, ...]:
+    def _dearer(self, name: str, options: Sequence[Placement], going_on: Sequence[Run]) -> Iterator[Run]:
+        """The idle ones that stay for a while: one that goes on would be less of a loss, and makes the same room."""
+        idle = self._turns.lingering(name, self._now) if going_on else ()
+        if not idle:
+            return
+        own = self._fleet.queue.places[name]
+        movable = {run.id for place, run in self._movable if place >= own} - self._gone
+        rivals = (
+            self._losses[run.id]
+            for run in going_on
+            if run.id in movable and any(self._is_enough([run], option.footprint) for option in options)
+        )
+        least = min(rivals, default=inf)
+        yield from (run for run in idle if self._losses[run.id] > least)
+
+    def _fewest(self, footprint: Footprint, order: Callable[[], Iterator[Run]]) -> tuple[Run, ...]:
         """Victims none of which can stay; nobody where it would be no use.
 
         Of a few runs all choices are weighed; of many, several of the cheapest or one that is enough by itself.
         """
-        if len(order) <= WEIGHED:
-            return min(self._enough(footprint, order), key=self._price, default=())
-        several = self._several(footprint, order)
+        few = [*islice(order(), WEIGHED + 1)]
+        if len(few) <= WEIGHED:
+            return min(self._enough(footprint, few), key=self._price, default=())
+        several = self._several(footprint, order())
         if len(several) < 2:
             return several
-        lacking = self._room.lacks(footprint).items()
-        large = (run for run in order if all(holds(run.footprint, name) >= amount for name, amount in lacking))
+        lacking = self._room.lacks(footprint)
+        large = (run for run in order() if all(holds(run.footprint, name) >= lacking[name] for name in lacking))
         single = next((run for run in large if self._is_enough([run], footprint)), None)
         return several if single is None else min(several, (single,), key=self._price)
 
     def _enough(self, footprint: Footprint, order: Sequence[Run]) -> Iterator[tuple[Run, ...]]:
         """All choices that make room, less those that hold another one: they only cost more."""
-        found: list[set[RunId]] = []
-        for victims in chain.from_iterable(combinations(order, count) for count in range(1, len(order) + 1)):
-            ids = {run.id for run in victims}
-            if not any(other <= ids for other in found) and self._is_enough(victims, footprint):
-                found.append(ids)
+        if not self._is_enough(order, footprint):
+            return
+        rest: list[Run] = []
+        for run in order:
+            if self._is_enough([run], footprint):
+                yield (run,)
+            else:
+                rest.append(run)
+        found: list[int] = []
+        for mask, places in _choices(len(rest)):
+            if any(mask & other == other for other in found):
+                continue
+            victims = tuple(rest[place] for place in places)
+            if self._is_enough(victims, footprint):
+                found.append(mask)
                 yield victims
 
-    def _several(self, footprint: Footprint, order: Sequence[Run]) -> tuple[Run, ...]:
+    def _several(self, footprint: Footprint, order: Iterable[Run]) -> tuple[Run, ...]:
         """From the cheapest on until there is room, less those who could have stayed, the dearest first."""
         chosen: list[Run] = []
         for run in order:
             chosen.append(run)
             self._room.give_back(run.footprint)
-            if is_enough := not self._room.lacks(footprint):
+            if is_enough := self._room.fits(footprint):
                 break
         else:
             is_enough = False
         for run in chosen[-2::-1] if is_enough else ():
             self._room.take(run.footprint)
-            if self._room.lacks(footprint):
-                self._room.give_back(run.footprint)
-            else:
+            if self._room.fits(footprint):
                 chosen.remove(run)
+            else:
+                self._room.give_back(run.footprint)
         for run in chosen:
             self._room.take(run.footprint)
         return tuple(chosen) if is_enough else ()
@@ -153,10 +189,10 @@ class _Choice:
     def _is_enough(self, victims: Sequence[Run], footprint: Footprint) -> bool:
         for run in victims:
             self._room.give_back(run.footprint)
-        lacking = self._room.lacks(footprint)
+        is_enough = self._room.fits(footprint)
         for run in victims:
             self._room.take(run.footprint)
-        return not lacking
+        return is_enough
 
     def _turn(self, run: Run) -> tuple[bool, bool, float, float, int]:
         """Idle before busy, those that were told to leave before others, then what costs least."""
@@ -170,6 +206,13 @@ class _Choice:
         busy = sum(run.leases > 0 for run in victims)
         lost = sum(self._losses[run.id] for run in victims if run.id not in self._marked)
         return busy, lost, len(victims), max((run.used_at for run in victims), default=0.0)
+
+
+@cache
+def _choices(count: int) -> Sequence[tuple[int, tuple[int, ...]]]:
+    """All choices of several of so many, first those of two: as bits, and as places."""
+    each = (combinations(range(count), chosen) for chosen in range(2, count + 1))
+    return [(sum(1 << place for place in places), places) for places in chain.from_iterable(each)]
 
 
 def losses(fleet: Fleet, now: float) -> Mapping[RunId, float]:

@@ -17,8 +17,9 @@ from supervisor.errors import CannotFit, Failure
 from supervisor.fleet.actions import Load, Look, Spawn
 from supervisor.fleet.events import Exited, Observed
 from supervisor.fleet.memory import HOST, Device, Footprint, Measured, Reading, Source, sum_of
+from supervisor.fleet.placing import Ways
 from supervisor.fleet.planner import decide
-from supervisor.fleet.room import Room, expected_limits, limits, placements, takes
+from supervisor.fleet.room import Room, expected_limits, limits, takes
 from supervisor.fleet.values import Fleet, Reason, Run
 from tests.fleet import test_properties
 from tests.fleet.scene import config_of
@@ -147,7 +148,7 @@ class MemoryWorld(test_properties.World):
         if any(amount > budget.get(name, amount) for name, amount in taken.items()):
             return
         staying = [run for run in self.fleet.runs if not run.is_leaving]
-        options = placements(self.fleet, self.fleet.config.models[cold[0]], within)
+        options = Ways(self.fleet, within).of(cold[0])
         for spared in new:
             room = Room(within, (run.footprint for run in [*staying, spared]))
             assert all(room.lacks(option.footprint) for option in options), f"{spared.model.id} need not leave"
@@ -165,7 +166,7 @@ class MemoryWorld(test_properties.World):
 
     def lacking(self, fleet: Fleet, model: str) -> set[str]:
         room = Room(limits(fleet, self.now), (run.footprint for run in fleet.runs))
-        options = placements(fleet, fleet.config.models[model], expected_limits(fleet, self.now))
+        options = Ways(fleet, expected_limits(fleet, self.now)).of(model)
         found = [room.lacks(each.footprint) for each in options]
         return {name for each in found for name in each} if all(found) else set()
 

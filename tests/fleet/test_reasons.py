@@ -9,7 +9,7 @@ import pytest
 from supervisor.config.routing import Group, Groups
 from supervisor.config.values import Model
 from supervisor.fleet.decisions import Kind
-from supervisor.fleet.events import BecameReady, Closing, Exited, Reconfigured, Requested, Tick, UnloadAsked
+from supervisor.fleet.events import BecameReady, Closing, Exited, Reconfigured, Released, Requested, Tick, UnloadAsked
 from supervisor.fleet.memory import Footprint, Measured, Source
 from supervisor.fleet.reasons import span
 from tests.fleet.scene import config_of, failure_of, given
@@ -154,6 +154,30 @@ def test_waiting_for_who_has_just_come() -> None:
 
     assert said(scene.when(Requested("b1"), at=4), Kind.WAITED) == [
         "b waits: there is no room beside a (1 in flight, may go on for 6 s more)"
+    ]
+
+
+def test_waiting_beside_an_idle_one() -> None:
+    """It is dearer than the one that is busy, and stays for a while in the hope that this one ends."""
+    scene = given("a", "b", "c", max_loaded=2).when(Requested("a0")).when(BecameReady("a"), at=6).when(Released("a0"))
+    scene.when(Requested("b0"), at=6).when(BecameReady("b"), at=8)
+    scene.counted("a", 0, used_at=20, gap=2).counted("b", 1, used_at=20, gap=2)
+
+    assert said(scene.when(Requested("c1"), at=21), Kind.WAITED) == [
+        "c waits: there is no room beside a (idle 1 s, may stay for 6 s more) and "
+        "b (1 in flight, may go on for 8 s more)"
+    ]
+
+
+def test_waiting_beside_an_idle_one_that_is_not_enough() -> None:
+    """It leaves with the one that is busy, and does not stay for its sake."""
+    scene = house("a", "b", "c", takes={"a": {"host": 2}, "b": {"host": 6}, "c": {"host": 8}}, memory=budget(host=8))
+    scene.when(Requested("a0")).when(seen({"host": 16})).when(BecameReady("a"), at=2).when(Released("a0"))
+    scene.when(Requested("b0"), at=2).when(seen({"host": 16}), at=2).when(BecameReady("b"), at=5)
+    scene.counted("a", 0, used_at=20, gap=2).counted("b", 1, used_at=20, gap=2)
+
+    assert said(scene.when(Requested("c1"), at=21).when(seen({"host": 16}), at=21), Kind.WAITED) == [
+        "c waits: there is no room beside a (idle 1 s) and b (1 in flight, may go on for 12 s more)"
     ]
 
 
