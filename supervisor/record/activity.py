@@ -40,10 +40,12 @@ logger = logging.getLogger("supervisor.record")
 KIND = "activity"
 BATCH_SECONDS = 0.2
 """From the end of a request until its row is there."""
-BUSY = 10
-"""Requests that end within that time, from which on their rows wait for a pause: a few at a time cost twice as much,"""
-MOST_RESTS = 5
-"""but not for more than so many times that long,"""
+PAUSE_SECONDS = 0.05
+BUSY = 2
+"""Rows wait until no more requests than that end in such a time: what the thread does then keeps nobody waiting, and
+a few rows at a time cost twice as much,"""
+MOST_LOOKS = 20
+"""but not for longer than so many of them,"""
 MOST_RESTING = 5000
 """nor when so many wait."""
 MOST_AT_ONCE = 500
@@ -86,8 +88,8 @@ class Activity:
         self._store = store or Store(path, server.metrics_max_in_memory)
         self._queue: deque[Ended] = deque()
         self._questions: deque[Callable[[], None]] = deque()
-        self._rest = 0
-        """How often the thread may still be kept from its work."""
+        self._looks = 0
+        """How often a pause may still be looked for, before the thread begins without one."""
         self._is_due = False
         """Whether the thread is going to look at the queue."""
         self._is_ending = False
@@ -139,16 +141,16 @@ class Activity:
         self._queue.append(ended)
         if not self._is_due:
             self._is_due = True
-            self._rest = MOST_RESTS
+            self._looks = MOST_LOOKS
             self._loop.call_later(BATCH_SECONDS, self._look, waiting)
 
     def _look(self, before: int) -> None:
-        """Let the thread work in the pauses of busy times: what it does then, requests do not have to wait for."""
+        """Let the thread work in the pauses of busy times."""
         waiting = len(self._queue)
         is_busy = waiting - before > BUSY
-        if is_busy and self._rest and waiting < MOST_RESTING:
-            self._rest -= 1
-            self._loop.call_later(BATCH_SECONDS, self._look, waiting)
+        if is_busy and self._looks and waiting < MOST_RESTING:
+            self._looks -= 1
+            self._loop.call_later(PAUSE_SECONDS, self._look, waiting)
         else:
             self._work.set()
 

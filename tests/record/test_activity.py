@@ -288,6 +288,40 @@ async def test_the_first_name_of_a_session_counts(names: tuple[bytes, ...], sess
     assert done[0].session == session
 
 
+class Clock:
+    """A loop of which only the timers are of interest."""
+
+    def __init__(self) -> None:
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+
+    def call_later(self, seconds: float, call: Callable[..., None], *args: object) -> None:
+        self.timers.append((seconds, lambda: call(*args)))
+
+    def ring(self) -> float:
+        ((seconds, call),) = self.timers
+        self.timers.clear()
+        call()
+        return seconds
+
+
+@pytest.mark.parametrize("pauses", [True, False])
+async def test_rows_are_understood_in_a_pause(monkeypatch: pytest.MonkeyPatch, *, pauses: bool) -> None:
+    """Who asks at the same time does not wait for it; where nobody pauses, it is done after a second all the same."""
+    activity = activity_of(Store(None, 100))
+    clock = Clock()
+    monkeypatch.setattr(activity, "_loop", clock, raising=False)
+    serve(activity)
+    waited = 0.0
+    while clock.timers:
+        assert not activity._work.is_set()
+        serve(activity, 1 if pauses and waited else module.BUSY + 1)
+        waited += clock.ring()
+
+    assert activity._work.is_set()
+    longest = module.BATCH_SECONDS + module.MOST_LOOKS * module.PAUSE_SECONDS
+    assert waited == pytest.approx(module.BATCH_SECONDS + module.PAUSE_SECONDS if pauses else longest)
+
+
 async def test_too_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a disk hangs, only the first requests keep what is large of them; the others keep their rows."""
     monkeypatch.setattr(module, "MOST_WHOLE", 2000)
