@@ -27,6 +27,9 @@ SWAPS = 4.0
 """How many swaps' time those who wait spend together before a busy one leaves, for each model that is waited for: a
 load delays others than who asked for it. For an idle one once is enough: it waits only for another one to end."""
 
+LINGERING = 1 / 3
+"""The share of `max_wait` for which somebody may wait though an idle one could leave for him."""
+
 
 def turning_points(fleet: Fleet, now: float) -> Iterator[float]:
     """When somebody will have waited for too long, and when one who stays may be told to make room for him."""
@@ -68,7 +71,7 @@ class Turns:
         1. Where `min_residency` is asked for, a busy one so long after its load, and an idle one not at all;
         2. else until those who wait have together waited, for each model that is waited for, as long as the swap and
            the way back take: `SWAPS` times if it is busy, once if it is idle;
-        3. in any case no longer than `max_wait` after the first of them has come.
+        3. in any case no longer than `max_wait` after the first of them has come, and `LINGERING` of it if it is idle.
         """
         crowd = self._fleet.queue.wanted.get(model)
         server = self._fleet.config.server
@@ -80,7 +83,8 @@ class Turns:
             until = (times * self._waited_for * loads + crowd.arrivals) / crowd.count
         else:
             until = run.ready_at + server.min_residency if run.leases else -inf
-        return min(until, crowd.first.since + server.max_wait)
+        longest = server.max_wait if run.leases else server.max_wait * LINGERING
+        return min(until, crowd.first.since + longest)
 
     def _staying(self, runs: Sequence[Run], model: str, now: float) -> Sequence[Run]:
         if not runs or now >= self.until(runs[-1], model):

@@ -164,9 +164,9 @@ def test_many_who_wait_for_a_cheap_one_wait_for_less_long() -> None:
     scene.when(Tick(), at=24).then(Terminate("dear"))
 
 
-def test_idle_model_does_not_outstay_max_wait() -> None:
-    """However dear it is."""
-    assert two(max_wait=4).when(Requested("new1"), at=20).deadline == 24
+def test_idle_model_stays_for_a_third_of_max_wait_at_most() -> None:
+    """However dear it is: somebody waits although there could be room for him."""
+    assert two(max_wait=12).when(Requested("new1"), at=20).deadline == 24
 
 
 def test_cheap_idle_model_leaves_at_once() -> None:

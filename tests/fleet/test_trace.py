@@ -38,10 +38,10 @@ def test_small_models_do_not_keep_large_ones_out(trace: ModuleType) -> None:
     assert row.ours <= 0.85 * row.plain
 
 
-@pytest.mark.parametrize(("clients", "most"), [(4, 0.93), (16, 0.98)])
+@pytest.mark.parametrize(("clients", "most"), [(4, 0.9), (16, 0.98)])
 def test_many_clients_take_turns(trace: ModuleType, clients: int, most: float) -> None:
     """A B A B becomes A A B B, and who is dear stays where a cheap one is about to become idle."""
-    rows = [trace.measured(trace.trace_of(6, 200, seed), 3, clients) for seed in range(TRACES)]
+    rows = [trace.measured(trace.trace_of(6, 500, seed), 3, clients) for seed in range(TRACES)]
 
     assert mean(row.ours for row in rows) <= most * mean(row.plain for row in rows)
     assert mean(row.wait for row in rows) <= 1.05 * mean(row.plain_wait for row in rows)
