@@ -22,7 +22,7 @@ from supervisor.fleet.waiting import expected_wait
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from supervisor.fleet.values import Fleet, RunId
+    from supervisor.fleet.values import Fleet
 
 
 TAKEN_RETRY_AFTER = 10.0
@@ -91,8 +91,8 @@ class _Never:
         pinned = [run for run in fleet.runs if run.model.pinned]
         self._pinned = [run for run in pinned if not run.is_leaving]
         self._known = _known(
-            Same(fleet.config, fleet.books.footprints),
-            tuple((run.id, run.is_leaving) for run in pinned),
+            Same(fleet.config, fleet.books.footprints, *(run.footprint for run in pinned)),
+            tuple((run.model.id, run.is_leaving) for run in pinned),
             tuple(self._limits.items()),
         )
 
@@ -126,7 +126,7 @@ class _Never:
 
 
 @lru_cache(maxsize=4)
-def _known(_: Same, __: tuple[tuple[RunId, bool], ...], ___: tuple[tuple[str, int], ...]) -> dict[str, bool]:
+def _known(_: Same, __: tuple[tuple[str, bool], ...], ___: tuple[tuple[str, int], ...]) -> dict[str, bool]:
     """Which models fit, as far as it has been asked: beside the same pinned ones, by the same config and books."""
     return {}
 

@@ -13,9 +13,11 @@ from supervisor.fleet.actions import Refuse, Spawn, Terminate
 from supervisor.fleet.events import Exited, Reconfigured, Requested, UnloadAsked
 from supervisor.fleet.memory import HOST, Footprint, Measured, Source
 from supervisor.fleet.placing import Ways
+from supervisor.fleet.planner import decide
+from supervisor.fleet.queue import Ticket, TicketId
 from supervisor.fleet.room import Room
 from supervisor.fleet.same import Same
-from supervisor.fleet.values import PLACES
+from supervisor.fleet.values import PLACES, Fleet
 from tests.fleet.test_memory_planning import G, budget, house, loaded, seen
 
 GPUS = {"CUDA0": 8 * G, "CUDA1": 8 * G, HOST: 16 * G}
@@ -107,6 +109,21 @@ def test_what_could_never_fit_does_once_its_options_allow_it() -> None:
 
     scene.when(Reconfigured(replace(scene.fleet.config, models={"a": Model("a")})))
     scene.when(Requested("a2")).then(Spawn("a"))
+
+
+def test_what_could_never_fit_does_in_another_house_with_the_same_config_and_books() -> None:
+    """A replay has several: what is pinned there, and takes how much, is not what it was in the first."""
+    scene = house(Model("p", pinned=True), "a", takes={"p": {HOST: 6}, "a": {HOST: 4}}, memory=budget(host=8))
+    loaded(scene, "p")
+    fleet = scene.fleet
+    (pinned,) = fleet.runs
+    smaller = replace(fleet, runs=(replace(pinned, footprint=Footprint({HOST: 2 * G})),))
+
+    def is_refused(fleet: Fleet) -> bool:
+        _, actions = decide(fleet, Requested(Ticket(TicketId(1), "a", 30.0)), 30.0)
+        return any(isinstance(action, Refuse) for action in actions)
+
+    assert [is_refused(fleet), is_refused(smaller), is_refused(fleet)] == [True, False, True]
 
 
 AMOUNTS = st.dictionaries(st.sampled_from((HOST, "CUDA0")), st.integers(0, 3))
