@@ -11,7 +11,7 @@ from supervisor.fleet.events import Observed, Requested
 from supervisor.fleet.memory import HOST
 from supervisor.fleet.staying import Turns
 from supervisor.fleet.values import PLACES, Phase
-from supervisor.fleet.victims import losses
+from supervisor.fleet.victims import lingering
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -196,15 +196,9 @@ def _stays(fleet: Fleet, run: Run, model: str, now: float) -> str:
     elif run.leases:
         why = f"{run.leases} in flight{f', may go on for {span(left)} more' if left > 0 else ''}"
     else:
-        lingers = left > 0 and _is_dearer_than_busy(fleet, run, now)
+        lingers = left > 0 and run.id in lingering(fleet, model, now)
         why = f"idle {span(now - run.used_at)}{f', may stay for {span(left)} more' if lingers else ''}"
     return f"{run.model.id} ({why})"
-
-
-def _is_dearer_than_busy(fleet: Fleet, run: Run, now: float) -> bool:
-    loss = losses(fleet, now)
-    others = (other for other in fleet.runs if other.leases and not other.is_leaving and not other.model.pinned)
-    return any(loss[other.id] < loss[run.id] for other in others)
 
 
 def _leaves(run: Run) -> str:

@@ -51,6 +51,12 @@ def choose(
     return _Choice(fleet, staying, marked, now).of(coming)
 
 
+def lingering(fleet: Fleet, model: str, now: float) -> frozenset[RunId]:
+    """The idle runs that need not leave for this model yet: it waits for a busy one that is less of a loss."""
+    staying = [run for run in fleet.runs if not run.is_leaving]
+    return frozenset(run.id for run in _Choice(fleet, staying, frozenset(), now).lingering(model))
+
+
 class _Choice:
     """The house as it will be once everybody has left who was chosen, and everybody has come for whom they leave."""
 
@@ -78,6 +84,9 @@ class _Choice:
                 self._let_go(eviction.victims)
             self._room.take((placed or options[0]).footprint)
         return tuple(found)
+
+    def lingering(self, name: str) -> Iterator[Run]:
+        return self._dearer(name, self._ways.of(name), self._turns.going_on(name, self._now))
 
     def _relief(self) -> Iterator[Eviction]:
         """Runs have grown, or a limit was lowered: idle ones leave; where there are too many, busy ones too."""

@@ -181,6 +181,19 @@ def test_waiting_beside_an_idle_one_that_is_not_enough() -> None:
     ]
 
 
+def test_waiting_beside_a_dear_idle_one_that_is_not_enough() -> None:
+    """Nor is the busy one that is cheaper: nobody stays for what would make no room."""
+    takes = {"a": {"host": 4}, "b": {"host": 4}, "c": {"host": 8}}
+    scene = house("a", "b", "c", takes=takes, memory=budget(host=8))
+    scene.when(Requested("a0")).when(seen({"host": 16})).when(BecameReady("a"), at=6).when(Released("a0"))
+    scene.when(Requested("b0"), at=6).when(seen({"host": 16}), at=6).when(BecameReady("b"), at=8)
+    scene.counted("a", 0, used_at=20, gap=2).counted("b", 1, used_at=20, gap=2)
+
+    assert said(scene.when(Requested("c1"), at=21).when(seen({"host": 16}), at=21), Kind.WAITED) == [
+        "c waits: there is no room beside a (idle 1 s) and b (1 in flight, may go on for 8 s more)"
+    ]
+
+
 def test_waiting_beside_pinned() -> None:
     """Who is pinned is said to be."""
     pinned = Model("p", pinned=True)
