@@ -35,8 +35,6 @@ class Faults:
         self.supervised = supervised
         self.ledger = ledger
         self._choice = choice
-        self._say = say
-        self._can_reload = True
         self._is_small = _mount(supervised)
         if not self._is_small:
             say("no tmpfs can be mounted here: the disk is filled by RLIMIT_FSIZE")
@@ -139,25 +137,21 @@ class Faults:
     # The config.
 
     async def reload_good(self) -> None:
-        if self._can_reload:
-            self.supervised.write_config(description=f"number {self._choice.randrange(10**6)}")
-            await self._reload()
+        self.supervised.write_config(description=f"number {self._choice.randrange(10**6)}")
+        await self._reload("the config has been reloaded")
 
     async def reload_bad(self) -> None:
-        if self._can_reload:
-            self.supervised.write_config(broken=True)
-            await self._reload()
-            self.supervised.write_config()
+        self.supervised.write_config(broken=True)
+        await self._reload("the config has not been reloaded")
+        self.supervised.write_config()
 
-    async def _reload(self) -> None:
+    async def _reload(self, outcome: str) -> None:
+        """Ask for one, and wait until the log tells what became of it."""
+        self.ledger.fault("reload")
         before = len(self.supervised.log())
         os.kill(self.supervised.pid, signal.SIGHUP)
-        await asyncio.sleep(0.5)
-        if "is not read again yet" in self.supervised.log()[before:]:
-            self._can_reload = False
-            self._say("this service does not know reloads: skipped from here on")
-        else:
-            self.ledger.fault("reload")
+        if not await self.supervised.has_said(outcome, since=before):
+            self.ledger.broken.append(f"after a SIGHUP the log does not say that {outcome}")
 
     # The supervisor itself.
 

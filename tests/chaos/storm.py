@@ -29,8 +29,8 @@ ROOT = Path(__file__).parents[2]
 CLIENTS = 16
 RECOVERY = 90.0
 """Seconds in which every model has to serve again once nothing is broken any more."""
-QUIET = 7.0
-"""Seconds in which idle connections to children close."""
+QUIET = 10.0
+"""Seconds after which what has not been closed is a leak."""
 MEGABYTES = 24
 """Growth that is no leak: rings of logs, the record and samples that fill, and what is not worth giving back."""
 FEW = 2
@@ -82,8 +82,9 @@ async def _weather(
     supervised, ledger = faults.supervised, faults.ledger
     supervised.write_config()
     await supervised.start()
+    fresh = await supervised.measure()
     await _all_served(supervised, ledger, asked, choice)
-    before = await _at_rest(supervised)
+    before = await _at_rest(supervised, fresh)
     say(f"{len(asked)} questions, {CLIENTS} clients, {seconds:.0f} s")
     customers = [Customer(supervised, ledger, asked, random.Random(choice.random())) for _ in range(CLIENTS)]
     async with asyncio.TaskGroup() as tasks:
@@ -93,7 +94,7 @@ async def _weather(
         for customer in customers:
             customer.stopped.set()
     await _all_served(supervised, ledger, asked, choice)
-    after = await _at_rest(supervised)
+    after = await _at_rest(supervised, before)
     _compare(before, after, ledger, say)
 
 
@@ -111,15 +112,20 @@ async def _all_served(supervised: Supervised, ledger: Ledger, asked: list[Questi
                 await asyncio.sleep(0.5)
 
 
-async def _at_rest(supervised: Supervised) -> Measure:
+async def _at_rest(supervised: Supervised, earlier: Measure) -> Measure:
+    """What it holds without models, once that is no more than it was, or will not be less any more."""
     async with supervised.client() as http:
         (await http.post("/api/models/unload")).raise_for_status()
     deadline = time.monotonic() + RECOVERY
     while supervised.children():
         assert time.monotonic() < deadline, "models were unloaded, and their processes stay"
         await asyncio.sleep(0.1)
-    await asyncio.sleep(QUIET)
-    return await supervised.measure()
+    deadline = time.monotonic() + QUIET
+    while True:
+        measure = await supervised.measure()
+        if measure.is_within(earlier) or time.monotonic() > deadline:
+            return measure
+        await asyncio.sleep(0.1)
 
 
 def _compare(before: Measure, after: Measure, ledger: Ledger, say: Callable[[str], None]) -> None:

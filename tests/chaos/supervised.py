@@ -40,6 +40,10 @@ class Measure:
     kinds: Counter[str]
     """Objects by the name of their class."""
 
+    def is_within(self, before: Measure) -> bool:
+        """Whether nothing is open or under way that was not before."""
+        return self.sockets <= before.sockets and self.tasks <= before.tasks and self.files <= before.files
+
     def grown(self, before: Measure, most: int = 5) -> str:
         """What there is more of than before."""
         return ", ".join(f"{name} +{count}" for name, count in (self.kinds - before.kinds).most_common(most))
@@ -193,8 +197,17 @@ class Supervised:
         path = self.folder / "service.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    async def has_said(self, words: str, *, since: int) -> bool:
+        """Whether its log says so behind this place, now or soon."""
+        deadline = time.monotonic() + START_LIMIT
+        while words not in self.log()[since:]:
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
     async def measure(self) -> Measure:
-        """What it holds now; the models are unloaded, and connections have had the time to close."""
+        """What it holds now."""
         return await asyncio.to_thread(self._measured)
 
     def _measured(self) -> Measure:
